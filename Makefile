@@ -1,0 +1,61 @@
+# Needs Python 3.11 or newer, git and make; everything else comes from PyPI into .venv.
+# Another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+UV     := $(VENV)/bin/uv
+# Where uv installs, whatever virtual environment the calling shell is in.
+INSTALL := $(UV) pip install --quiet --python $(PY) --constraint requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup workshop test lab record lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed ## Make .venv with the pinned dependencies (costs nothing the second time)
+
+workshop: setup ## Run notebooks 01 to 08 against the rehearsal AWS and print what came out
+	@$(PY) -m helpers.workshop
+
+test: $(VENV)/.installed-tests ## Run everything: ruff, unit tests, notebooks against their outputs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m pytest --nbval --cov=helpers --cov-config=pyproject.toml tests notebooks
+
+lab: setup ## Open JupyterLab on the notebooks
+	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
+
+record: setup ## Run the notebooks in rehearsal and write their outputs back into them
+	@$(PY) -m helpers.workshop --record
+
+lock: $(UV) ## Pin the newest versions that the requirement files allow in requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
+		requirements.txt tests/requirements.txt --output-file requirements.lock
+
+clean: ## Stop the rehearsal AWS; remove .venv, caches and rehearsal state (results stay)
+	@if [ -x $(PY) ]; then $(PY) -m helpers.rehearsal --stop || true; fi
+	rm -rf $(VENV) .rehearsal .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find helpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: \
+	install Python 3.11 or newer, or name one, as in: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "The workshop \
+	needs Python 3.11 or newer, but $(PYTHON) is `$(PYTHON) -V 2>&1`: name a newer one, as in: \
+	make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+
+# Matplotlib looks for fonts at its first import and says so in the cell that imports it:
+# that belongs here and not in a notebook's output.
+$(VENV)/.installed: requirements.txt requirements.lock | $(UV)
+	$(INSTALL) --requirement requirements.txt
+	@$(PY) -c 'import matplotlib.font_manager' 2>/dev/null
+	@touch $@
+
+$(VENV)/.installed-tests: tests/requirements.txt $(VENV)/.installed
+	$(INSTALL) --requirement requirements.txt --requirement tests/requirements.txt
+	@touch $@

@@ -1,0 +1,84 @@
+"""Keeps every test and every notebook's kernel off AWS, and in order.
+
+It lies at the root because `pytest notebooks` does not load one inside `tests/`.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+GUARD = ROOT / "tests" / "guard"
+LAST = "test_the_whole_run_stayed_on_loopback"
+
+_scratch = pytest.StashKey[Path]()
+
+
+def pytest_configure(config):
+    """Give the run an environment of its own: rehearsal, no credentials, guarded sockets."""
+    scratch = Path(tempfile.mkdtemp(prefix="workshop-tests-"))
+    config.stash[_scratch] = scratch
+    _replace_environment(scratch)
+
+    sys.path.insert(0, str(GUARD))
+    import network_guard
+
+    network_guard.install()
+
+    if config.option.nbval:
+        config.option.nbval_current_env = True
+        config.option.nbval_cell_timeout = 300
+        if not config.option.nbval_sanitize_with:
+            config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_sanitize.cfg")
+
+
+def _replace_environment(scratch):
+    """Drop what could lead to AWS or the Hub, and add what all child processes share."""
+    for name in list(os.environ):
+        if name.upper().startswith(("AWS_", "WORKSHOP_", "HF_", "GRADIO_", "HUGGING_FACE_")):
+            del os.environ[name]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ.pop(name, None)
+        os.environ.pop(name.lower(), None)
+    python_path = [str(GUARD), os.environ.get("PYTHONPATH", "")]
+    os.environ.update(
+        WORKSHOP_TARGET="rehearsal",
+        WORKSHOP_STATE=str(scratch / "state"),
+        WORKSHOP_RESULTS=str(scratch / "results"),
+        NETWORK_GUARD_LOG=str(scratch / "guard.log"),
+        PYTHONPATH=os.pathsep.join(filter(None, python_path)),
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+        HF_HOME=str(scratch / "huggingface"),
+        HF_HUB_DISABLE_TELEMETRY="1",
+        GRADIO_ANALYTICS_ENABLED="False",
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """Run the unit tests first, then notebooks 01 to 08, then the look at the guard's log."""
+    items.sort(key=lambda item: (item.name == LAST, item.path.suffix == ".ipynb", item.path.name))
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session):
+    """Stop the rehearsal server that the notebooks share before coverage is added up."""
+    try:
+        return (yield)
+    finally:
+        from helpers import settings
+        from helpers.rehearsal import launch
+
+        launch.stop(settings.load())
+
+
+def pytest_unconfigure(config):
+    """Remove the run's scratch folder."""
+    scratch = config.stash.get(_scratch, None)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,92 @@
+"""What can go wrong, as one sentence that says what to do.
+
+```
+WorkshopError
+├── SettingsError        the target, region or another setting makes no sense
+├── SessionError         no credentials, no role, or a target that must not be used
+├── ContainerError       no such framework, version, region or image
+├── EndpointError        an endpoint cannot be made, found or deleted
+│   ├── EndpointMissing  there is none
+│   └── EndpointFailed   there is one, and it did not come up
+├── InvocationError      the endpoint answered with an error, or not at all
+├── ResultsError         a run cannot be read or written
+└── RehearsalError       the local AWS did not start or answer
+```
+"""
+
+
+class WorkshopError(Exception):
+    """Base of every error the workshop raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Let IPython show the sentence instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class SettingsError(WorkshopError):
+    """The target, region or another setting makes no sense."""
+
+
+class SessionError(WorkshopError):
+    """No credentials, no role, or a target that must not be used."""
+
+
+class ContainerError(WorkshopError):
+    """No such framework, version, region or image."""
+
+
+class EndpointError(WorkshopError):
+    """An endpoint cannot be made, found or deleted."""
+
+
+class EndpointMissing(EndpointError):
+    """There is no such endpoint."""
+
+
+class EndpointFailed(EndpointError):
+    """The endpoint exists and did not come up."""
+
+
+class InvocationError(WorkshopError):
+    """The endpoint answered with an error, or not at all.
+
+    Attributes:
+        kind: One word or two for what happened, e.g. `throttled`, `validation`, `timeout`.
+        status: HTTP status of SageMaker's answer, None when there was none.
+        original_status: HTTP status of the container's answer.
+        original_message: What the container itself said.
+        partial: Text that had arrived before the error.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        status: int | None = None,
+        original_status: int | None = None,
+        original_message: str | None = None,
+        partial: str = "",
+    ):
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.original_status = original_status
+        self.original_message = original_message
+        self.partial = partial
+
+    def __reduce__(self):
+        """Pickle with the keyword arguments, so that the error can cross a process."""
+        return _invocation_error, (str(self), self.__dict__)
+
+
+class ResultsError(WorkshopError):
+    """A run cannot be read or written."""
+
+
+class RehearsalError(WorkshopError):
+    """The local AWS did not start or answer."""
+
+
+def _invocation_error(message: str, details: dict) -> InvocationError:
+    return InvocationError(message, **details)

@@ -1,0 +1,117 @@
+"""The Hugging Face token: where it comes from, what it may do, how it stays out of sight."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MASK = "***"
+HUB_URL = "https://huggingface.co"
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|KEY)$", re.IGNORECASE)
+_TOKEN = re.compile(r"\bhf_\w{8,}")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret (`HF_TOKEN` does, `MAX_TOTAL_TOKENS` not)."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def mask(env: Mapping[str, str]) -> dict[str, str]:
+    """A copy of an environment that can be shown: secrets are covered."""
+    return {
+        name: MASK if value and is_secret(name) else redact(value) for name, value in env.items()
+    }
+
+
+def redact(text: str, *secrets: str | None) -> str:
+    """A text without the given secrets, and without anything that looks like a token."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, MASK)
+    return _TOKEN.sub(MASK, text)
+
+
+@dataclass(frozen=True)
+class TokenCheck:
+    """What is known about the token, never the token.
+
+    Attributes:
+        source: `HF_TOKEN`, `hf auth login`, or `none`.
+        user: Whose token it is, None when the Hub did not say.
+        licence_accepted: Whether it may download the model, None when the Hub did not say.
+        message: The same in one sentence, with what to do.
+    """
+
+    source: str
+    user: str | None
+    licence_accepted: bool | None
+    message: str
+
+
+def token(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The token from the environment, else the one saved by `hf auth login`, else None."""
+    return _token_and_source(environ)[0]
+
+
+def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> TokenCheck:
+    """Ask the Hub whose token it is and whether it may download a model. Never raises.
+
+    Args:
+        model_id: Hugging Face model, e.g. `meta-llama/Meta-Llama-3-70B-Instruct`.
+        environ: Where `HF_TOKEN` and `HF_ENDPOINT` are looked for.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    value, source = _token_and_source(environ)
+    if not value:
+        return TokenCheck(
+            source,
+            None,
+            None,
+            f"No Hugging Face token: create one at {HUB_URL}/settings/tokens and set HF_TOKEN, "
+            "or run `hf auth login`.",
+        )
+    api = HfApi(endpoint=environ.get("HF_ENDPOINT") or HUB_URL, token=value)
+    user = None
+    try:
+        user = api.whoami()["name"]
+        api.auth_check(model_id)
+    except GatedRepoError:
+        return TokenCheck(
+            source,
+            user,
+            False,
+            f"The token of {user} may not download {model_id}: accept the license at "
+            f"{HUB_URL}/{model_id} and wait for the grant.",
+        )
+    except RepositoryNotFoundError:
+        return TokenCheck(
+            source, user, False, f"The Hub has no model {model_id} for {user}: check its name."
+        )
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        message = f"The Hub answered {status}: try again later."
+        if status in (401, 403):
+            message = (
+                f"The Hub refuses the token from {source}: create a new one at "
+                f"{HUB_URL}/settings/tokens."
+            )
+        return TokenCheck(source, user, None, message)
+    except Exception as error:  # huggingface_hub's HTTP library changes between its versions
+        return TokenCheck(
+            source, user, None, f"The Hub cannot be reached ({type(error).__name__}): not checked."
+        )
+    return TokenCheck(
+        source, user, True, f"The token of {user}, from {source}, may download {model_id}."
+    )
+
+
+def _token_and_source(environ: Mapping[str, str]) -> tuple[str | None, str]:
+    value = environ.get("HF_TOKEN", "").strip()
+    if value:
+        return value, "HF_TOKEN"
+    from huggingface_hub import get_token
+
+    saved = get_token()
+    return (saved, "hf auth login") if saved else (None, "none")

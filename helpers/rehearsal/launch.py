@@ -1,0 +1,241 @@
+"""Start, find and stop the rehearsal server, which all notebooks of a run share.
+
+The server notes where it listens in `<state_dir>/server.json`; a lock beside it makes sure that of
+several processes that need a server at the same moment exactly one starts it. It lives on after
+the process that started it, until it has been idle for half an hour or is told to stop.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from helpers.errors import RehearsalError
+from helpers.settings import Settings
+
+IDLE_MINUTES = 30
+REGION = "us-east-1"
+
+_STATE = "server.json"
+_LOCK = "server.lock"
+_LOG = "server.log"
+_TAIL_LINES = 15
+_ANSWER_S = 10.0  # a busy server on a small machine is slow, not absent
+# What the server must not inherit: it is AWS, it needs none, and it must not call itself.
+_NOT_INHERITED = ("AWS_", "HF_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+class _Detached(subprocess.Popen):
+    """A process that is meant to live on: Python need not warn that nobody waited for it."""
+
+    def __del__(self):
+        pass
+
+
+_started: dict[int, _Detached] = {}
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """A running rehearsal server.
+
+    Attributes:
+        url: What `AWS_ENDPOINT_URL` is set to.
+        pid: Its process.
+        speed: Seconds of AWS time in one real second.
+        origin: Epoch second at which both times agreed.
+    """
+
+    url: str
+    pid: int
+    speed: float
+    origin: float
+
+
+def credentials() -> dict[str, str]:
+    """Environment variables of the rehearsal's credentials; they open nothing anywhere."""
+    from helpers.rehearsal import services
+
+    return {
+        "AWS_ACCESS_KEY_ID": services.ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": services.SECRET_KEY,
+        "AWS_SESSION_TOKEN": services.SESSION_TOKEN,
+    }
+
+
+def environment(url: str) -> dict[str, str]:
+    """Environment variables that point any AWS client, and the Hub's, at a server."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        **credentials(),
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "HF_ENDPOINT": url,
+    }
+
+
+def ensure(settings: Settings, *, timeout_s: float = 60.0) -> ServerInfo:
+    """Find the rehearsal server, or start it and wait until it answers.
+
+    Args:
+        settings: `state_dir` says where it notes its state, `speed` how fast time passes.
+        timeout_s: Real seconds to wait for a server that is being started.
+
+    Raises:
+        RehearsalError: When it does not come up, or runs at another speed.
+    """
+    info = status(settings)
+    if info is None:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(settings.state_dir / _LOCK):
+            info = status(settings) or _start(settings, timeout_s)
+    if info.speed != settings.speed:
+        raise RehearsalError(
+            f"A rehearsal runs already, at speed {info.speed:g} instead of {settings.speed:g}: set "
+            f"WORKSHOP_SPEED={info.speed:g}, or stop it with `python -m helpers.rehearsal --stop`."
+        )
+    return info
+
+
+def status(settings: Settings) -> ServerInfo | None:
+    """The server that this state directory knows of, None when it does not answer."""
+    try:
+        noted = json.loads((settings.state_dir / _STATE).read_text())
+        info = probe(noted["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return info if info is not None and info.pid == noted.get("pid") else None
+
+
+def probe(url: str) -> ServerInfo | None:
+    """The rehearsal server at an address, None when there is none or something else answers."""
+    try:
+        told = json.loads(_ask("GET", url, "/_rehearsal"))
+        if told["name"] != "rehearsal":
+            return None
+        return ServerInfo(url, int(told["pid"]), float(told["speed"]), float(told["origin"]))
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+
+
+def stop(settings: Settings, *, timeout_s: float = 20.0) -> bool:
+    """Stop the server and wait until its process has ended; False when there was none.
+
+    Raises:
+        RehearsalError: When it does not end in time.
+    """
+    info = status(settings)
+    if info is None:
+        return False
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        _ask("POST", info.url, "/_rehearsal/stop")
+    deadline = time.monotonic() + timeout_s
+    while _is_alive(info.pid):
+        if time.monotonic() > deadline:
+            raise RehearsalError(
+                f"The rehearsal server (process {info.pid}) did not stop within {timeout_s:g} s: "
+                f"end it with `kill {info.pid}`."
+            )
+        time.sleep(0.02)
+    return True
+
+
+def register(state_dir: Path, info: ServerInfo) -> None:
+    """Note a server in a state directory, in one step: readers see all of it or nothing."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    draft = state_dir / f"{_STATE}.{info.pid}"
+    draft.write_text(json.dumps(asdict(info)))
+    draft.replace(state_dir / _STATE)
+
+
+def unregister(state_dir: Path, info: ServerInfo) -> None:
+    """Take the note back, unless it is another server's by now."""
+    path = state_dir / _STATE
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        if json.loads(path.read_text())["pid"] == info.pid:
+            path.unlink()
+
+
+def _start(settings: Settings, timeout_s: float) -> ServerInfo:
+    log_path = settings.state_dir / _LOG
+    command = [sys.executable, "-m", "helpers.rehearsal", "--port", "0"]
+    command += ["--speed", repr(settings.speed), "--state-dir", str(settings.state_dir)]
+    command += ["--idle-minutes", str(IDLE_MINUTES)]
+    with log_path.open("wb") as log:
+        process = _Detached(
+            command,
+            cwd=settings.root,
+            env=_clean(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in a notebook must not end it
+        )
+    _started[process.pid] = process
+    deadline = time.monotonic() + timeout_s
+    while (info := status(settings)) is None:
+        if process.poll() is not None:
+            raise _not_up(f"ended with status {process.returncode}", log_path)
+        if time.monotonic() > deadline:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            raise _not_up(f"did not answer within {timeout_s:g} s", log_path)
+        time.sleep(0.02)
+    return info
+
+
+def _not_up(what: str, log_path: Path) -> RehearsalError:
+    tail = log_path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    said = "\n".join(["Its log ends with:", *tail]) if tail else "Its log is empty."
+    return RehearsalError(f"The rehearsal server {what}; see {log_path}. {said}")
+
+
+def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(_NOT_INHERITED)
+    }
+
+
+def _ask(method: str, url: str, path: str) -> bytes:
+    """One request without proxies or redirects, to loopback only."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost"):
+        raise ValueError(f"{url} is not on loopback")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_ANSWER_S)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().read(2**20)
+    finally:
+        connection.close()
+
+
+def _is_alive(pid: int) -> bool:
+    process = _started.get(pid)
+    if process is not None:  # our own child: without being waited for it would stay a zombie
+        return process.poll() is None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """True for a process that has ended and whose parent has not noticed (Linux; else False)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "Z"

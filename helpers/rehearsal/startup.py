@@ -1,0 +1,125 @@
+"""What happens on the instance while an endpoint is `Creating`: a plan made before it happens.
+
+SageMaker fetches an instance, starts the container and asks its `/ping` until it answers or the
+start-up health check times out. The container's contract decides whether it ever answers; the size
+of the weights decides when.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+
+from helpers import containers
+from helpers.errors import ContainerError
+from helpers.rehearsal import hub
+
+# The original guide reports about 30 minutes for Llama 3 70B (philschmid, 2024-05): 5 minutes for
+# the instance and the image, the rest in proportion to 141 GB of weights [derived].
+INSTANCE_S = 300.0
+LOAD_S_PER_GB = 10.6
+# AWS's "How containers respond to health check requests" gives 8 minutes when the production
+# variant sets nothing [unverified].
+HEALTH_CHECK_S = 480.0
+PING_FAILED = (
+    "The primary container for production variant {variant} did not pass the ping health check. "
+    "Please check CloudWatch logs for this endpoint."
+)
+FIRST_LINE = "rehearsal: no container runs here; these lines follow what it would write."
+
+_DIES_AFTER_S = 20.0
+_RESTARTS_S = (0.0, 60.0, 120.0)
+# Billions of parameters, where the name rounds them (model cards, 2026-11).
+_EXACT_BILLIONS = {"70B": 70.55, "8B": 8.03}
+
+
+@dataclass(frozen=True)
+class Startup:
+    """How a start-up will go; times are seconds of AWS time since `CreateEndpoint`.
+
+    Attributes:
+        duration_s: Until the endpoint is `InService` or `Failed`.
+        failure_reason: SageMaker's reason, None when the endpoint comes up.
+        log: When the container writes which line.
+    """
+
+    duration_s: float
+    failure_reason: str | None
+    log: tuple[tuple[float, str], ...]
+
+
+def plan(
+    image: str,
+    env: Mapping[str, str],
+    *,
+    variant: str,
+    instance_type: str,
+    health_check_timeout_s: float | None = None,
+) -> Startup:
+    """Say how the start of a container will go.
+
+    Args:
+        image: Image URI; one of the Hugging Face Neuron containers.
+        env: The container's environment.
+        variant: Name of the production variant.
+        instance_type: With the leading `ml.`.
+        health_check_timeout_s: `ContainerStartupHealthCheckTimeoutInSeconds`.
+    """
+    timeout_s = HEALTH_CHECK_S if health_check_timeout_s is None else health_check_timeout_s
+    model_id = model_of(env)
+    refusal = _refusal(image, env, instance_type=instance_type)
+    if refusal is not None:
+        starts = [INSTANCE_S + after for after in _RESTARTS_S if after + _DIES_AFTER_S < timeout_s]
+        lines = [(INSTANCE_S, FIRST_LINE)]
+        for start in starts:
+            lines += [(start, "Starting the container"), (start + _DIES_AFTER_S, refusal)]
+        return _failed(timeout_s, variant, lines)
+
+    weights_gb = weights_of(model_id)
+    load_s = LOAD_S_PER_GB * weights_gb
+    lines = [
+        (INSTANCE_S, FIRST_LINE),
+        (INSTANCE_S, f"Starting the container on {instance_type}"),
+        (INSTANCE_S + 1, f"Fetching {weights_gb:.0f} GB of weights of {model_id}"),
+    ]
+    loading = (INSTANCE_S + load_s / 2, "Loading the compiled model onto the NeuronCores")
+    if load_s > timeout_s:
+        return _failed(timeout_s, variant, [*lines, loading])
+    ready_s = INSTANCE_S + load_s
+    return Startup(ready_s, None, (*lines, loading, (ready_s - 1, "Connected")))
+
+
+def model_of(env: Mapping[str, str]) -> str:
+    """The model an environment names, empty when it names none."""
+    names = ("HF_MODEL_ID", "MODEL_ID", "SM_ON_MODEL")
+    return next((env[name] for name in names if env.get(name)), "")
+
+
+def weights_of(model_id: str) -> float:
+    """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
+    sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)B(?![a-z])", model_id.replace("-", " "))
+    billions = _EXACT_BILLIONS.get(f"{sizes[-1]}B", float(sizes[-1])) if sizes else 8.0
+    return 2 * billions
+
+
+def _refusal(image: str, env: Mapping[str, str], *, instance_type: str) -> str | None:
+    """The container's last words, None when it would start."""
+    try:
+        contract = containers.contract_for_image(image)
+    except ContainerError as error:
+        return f"rehearsal: {error}"
+    violations = containers.check(contract, env, instance_type=instance_type)
+    if violations:
+        return violations[0].message
+    model_id, token = model_of(env), env.get("HF_TOKEN")
+    refused = hub.refusal(model_id, token, gated=bool(token))  # without one, `check` has refused
+    if refused is None:
+        return None
+    status, message = refused
+    return f"{status} Client Error. https://huggingface.co/{model_id}/resolve/main: {message}"
+
+
+def _failed(timeout_s: float, variant: str, lines: list[tuple[float, str]]) -> Startup:
+    end_s = INSTANCE_S + timeout_s
+    kept = tuple(line for line in sorted(lines, key=itemgetter(0)) if line[0] <= end_s)
+    return Startup(end_s, PING_FAILED.format(variant=variant), kept)

@@ -1,0 +1,460 @@
+"""One session: which AWS it is (the real one or the rehearsal), who asks, and for whom."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+import pandas as pd
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from helpers import hub, settings
+from helpers.clock import Clock
+from helpers.errors import SessionError, SettingsError, WorkshopError
+from helpers.settings import Settings
+
+if TYPE_CHECKING:
+    from helpers.rehearsal import launch
+
+DEFAULT_REGION = "us-east-1"
+STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
+PARTICIPANT_LENGTH = 16
+PACKAGES = ("boto3", "sagemaker-core", "huggingface_hub", "pandas", "matplotlib", "gradio")
+DUMMY_HF_TOKEN = "hf_rehearsal"
+
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+_ASSUMED_ROLE = re.compile(r"arn:aws[a-z-]*:sts::\d{12}:assumed-role/([^/]+)/(.+)")
+# Whatever of these is set, a client may leave loopback or use real credentials.
+_REMOVED = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_CA_BUNDLE",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_DATA_PATH",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "SAGEMAKER_ADMIN_CONFIG_OVERRIDE",
+    "SAGEMAKER_USER_CONFIG_OVERRIDE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+)
+
+
+# --- The session ----------------------------------------------------------------------------
+
+
+@dataclass
+class Session:
+    """What every helper that talks to AWS is given.
+
+    Attributes:
+        settings: Where it runs and writes.
+        region: AWS region.
+        account: AWS account.
+        identity: ARN of who asks.
+        participant: Whose things these are; at most 16 letters, digits and hyphens.
+        clock: AWS time.
+        boto: boto3's session; clients come from `client`.
+    """
+
+    settings: Settings
+    region: str
+    account: str
+    identity: str
+    participant: str
+    clock: Clock
+    boto: boto3.Session = field(repr=False)
+    _clients: dict[tuple, BaseClient] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def target(self) -> str:
+        """`rehearsal` or `aws`."""
+        return self.settings.target
+
+    @property
+    def label(self) -> str:
+        """The word that stands beside whatever this session says or shows."""
+        return self.target
+
+    def client(self, service: str, **config: Any) -> BaseClient:
+        """A boto3 client, made once for each service and configuration.
+
+        Args:
+            service: boto3's name of the service.
+            **config: Arguments of `botocore.config.Config`, e.g. `read_timeout`, `retries`.
+        """
+        key = (service, repr(sorted(config.items())))
+        if key not in self._clients:
+            defaults = {
+                "retries": {"mode": "standard", "total_max_attempts": 5},
+                "connect_timeout": 10,
+                "read_timeout": 60,
+            }
+            self._clients[key] = self.boto.client(service, config=Config(**{**defaults, **config}))
+        return self._clients[key]
+
+    def say(self, text: str) -> None:
+        """Print, with the label before every line."""
+        for line in str(text).splitlines() or [""]:
+            print(f"[{self.label}] {line}".rstrip(), flush=True)
+
+    def say_measured(self, text: str) -> None:
+        """Print figures that differ from run to run: the label stands behind every line."""
+        for line in str(text).splitlines() or [""]:
+            print(f"{line} [{self.label}]", flush=True)
+
+    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A copy of a table with the label in its corner."""
+        frame = frame.copy()
+        frame.columns.name = self.label
+        return frame
+
+    def describe(self) -> None:
+        """Say where this session works, as whom and for whom."""
+        if self.target == "rehearsal":
+            self.say("Target: rehearsal. Everything is simulated, nothing here is measured.")
+            self.say(f"Time: one second here is {self.clock.speed:g} seconds there.")
+        else:
+            self.say("Target: AWS. What you deploy is billed until you delete it.")
+        self.say(f"Region: {self.region}")
+        self.say(f"Account: {self.account}")
+        self.say(f"Identity: {self.identity}")
+        self.say(f"Participant: {self.participant}")
+
+    def versions(self) -> pd.DataFrame:
+        """Versions of Python and of the packages that matter."""
+        rows = {"Python": platform.python_version()}
+        for package in PACKAGES:
+            try:
+                rows[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                rows[package] = "not installed"
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["version"])
+        return frame.rename_axis(index="package")
+
+    def role(self, role_arn: str | None = None) -> str:
+        """ARN of the execution role: the one given, else the role this session runs as.
+
+        Raises:
+            SessionError: When there is none, or SageMaker may not assume it.
+        """
+        given = role_arn or self.settings.role_arn
+        if given:
+            if not _ROLE_ARN.fullmatch(given):
+                raise SessionError(
+                    f"{given!r} is not the ARN of a role: it looks like "
+                    "arn:aws:iam::123456789012:role/name."
+                )
+            return given
+        assumed = _ASSUMED_ROLE.fullmatch(self.identity)
+        if not assumed:
+            raise SessionError(
+                f"{self.identity} is not a role: set ROLE_ARN (or WORKSHOP_ROLE_ARN) to the ARN of "
+                "a role that SageMaker may assume."
+            )
+        return self._role_of_identity(assumed[1])
+
+    def _role_of_identity(self, name: str) -> str:
+        try:
+            role = self.client("iam").get_role(RoleName=name)["Role"]
+        except (ClientError, BotoCoreError) as error:
+            from_studio = _studio_metadata().get("ExecutionRoleArn")
+            if from_studio:
+                return from_studio
+            raise SessionError(
+                f"The role {name} cannot be read ({reason(error)}): set ROLE_ARN (or "
+                "WORKSHOP_ROLE_ARN) to the ARN of a role that SageMaker may assume."
+            ) from None
+        if "sagemaker.amazonaws.com" not in json.dumps(role["AssumeRolePolicyDocument"]):
+            raise SessionError(
+                f"SageMaker may not assume your role {name}: set ROLE_ARN (or WORKSHOP_ROLE_ARN) "
+                "to the ARN of one that it may assume."
+            )
+        return role["Arn"]
+
+
+class _Boto(boto3.Session):
+    """Its clients go where it was opened for, whatever the environment says later."""
+
+    def __init__(self, *, region_name: str, endpoint_url: str | None):
+        super().__init__(region_name=region_name)
+        self._endpoint_url = endpoint_url
+
+    def client(self, service_name: str, *args: Any, **kwargs: Any) -> BaseClient:
+        if self._endpoint_url:
+            kwargs["endpoint_url"] = self._endpoint_url
+        elif _changed:  # this one is for AWS, and the environment by now for a rehearsal
+            real = Config(ignore_configured_endpoint_urls=True)
+            kwargs["config"] = (kwargs.get("config") or Config()).merge(real)
+        return super().client(service_name, *args, **kwargs)
+
+
+# --- Opening one ----------------------------------------------------------------------------
+
+
+def open_session(
+    target: str | None = None,
+    *,
+    region: str | None = None,
+    participant: str | None = None,
+    role_arn: str | None = None,
+    environ: MutableMapping[str, str] = os.environ,
+) -> Session:
+    """Open a session with the rehearsal (the default) or with AWS.
+
+    In rehearsal the process environment is changed so that nothing real can be reached; opening a
+    session with AWS in the same process changes it back.
+
+    Args:
+        target: `rehearsal` or `aws`; `WORKSHOP_TARGET` when left out.
+        region: AWS region; the environment's, else the configured one.
+        participant: Whose endpoint it is; derived from the identity when left out.
+        role_arn: Execution role for endpoints.
+        environ: The process environment.
+
+    Raises:
+        SettingsError: When a setting makes no sense.
+        SessionError: Without region or credentials, or when the target must not be used.
+        RehearsalError: When the local AWS does not start.
+    """
+    loaded = settings.load(
+        _as_the_user_set_it(environ),
+        target=target,
+        region=region,
+        participant=participant,
+        role_arn=role_arn,
+    )
+    if loaded.target == "rehearsal":
+        server = _rehearse(loaded, environ)
+        clock, url = Clock(server.speed, server.origin), server.url
+    else:
+        _go_live(loaded, environ)
+        clock, url = Clock(), None
+    boto = _Boto(region_name=_region(loaded), endpoint_url=url)
+    account, identity = _identity(boto)
+    return Session(
+        settings=loaded,
+        region=boto.region_name,
+        account=account,
+        identity=identity,
+        participant=_slug(loaded.participant or _participant_of(identity)),
+        clock=clock,
+        boto=boto,
+    )
+
+
+# Before the first rehearsal changed them: name -> (the user's value, ours). None: not set.
+_changed: dict[str, tuple[str | None, str | None]] = {}
+
+
+def _rehearse(loaded: Settings, environ: MutableMapping[str, str]) -> "launch.ServerInfo":
+    from helpers.rehearsal import launch
+
+    region = loaded.region or DEFAULT_REGION
+    closed: dict[str, str | None] = dict.fromkeys(_REMOVED)
+    closed |= {name: None for name in environ if name.startswith("AWS_ENDPOINT_URL_")}
+    closed |= launch.credentials()
+    closed |= {
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        "HF_TOKEN": DUMMY_HF_TOKEN,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+    _change(environ, closed)  # before the server starts: it inherits nothing real
+    server = launch.probe(loaded.endpoint_url) if loaded.endpoint_url else launch.ensure(loaded)
+    if server is None:
+        raise SessionError(
+            f"No rehearsal answers at AWS_ENDPOINT_URL {loaded.endpoint_url}: unset it and one "
+            "starts by itself, or set WORKSHOP_TARGET=aws."
+        )
+    _change(environ, {"AWS_ENDPOINT_URL": server.url, "HF_ENDPOINT": server.url})
+    return server
+
+
+def _change(environ: MutableMapping[str, str], wanted: Mapping[str, str | None]) -> None:
+    for name, value in wanted.items():
+        before = _changed[name][0] if name in _changed else environ.get(name)
+        _changed[name] = (before, value)
+        _put(environ, name, value)
+
+
+def _go_live(loaded: Settings, environ: MutableMapping[str, str]) -> None:
+    if loaded.endpoint_url and _is_loopback(loaded.endpoint_url):
+        raise SessionError(
+            f"Target aws, but AWS_ENDPOINT_URL is {loaded.endpoint_url}: unset it, or set "
+            "WORKSHOP_TARGET=rehearsal."
+        )
+    leave_rehearsal(environ)
+
+
+def leave_rehearsal(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Put back what rehearsals in this process have changed in its environment."""
+    for name, (before, ours) in _changed.items():
+        if environ.get(name) == ours:  # else the user has set it since
+            _put(environ, name, before)
+    _changed.clear()
+
+
+def _as_the_user_set_it(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what a rehearsal in this process has put there."""
+    original = dict(environ)
+    for name, (before, ours) in _changed.items():
+        if environ.get(name) == ours:
+            _put(original, name, before)
+    return original
+
+
+def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> None:
+    if value is None:
+        environ.pop(name, None)
+    else:
+        environ[name] = value
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+
+
+def _region(loaded: Settings) -> str:
+    region = loaded.region or boto3.Session().region_name
+    if not region and loaded.target == "rehearsal":
+        region = DEFAULT_REGION
+    if not region:
+        raise SessionError(f"No AWS region: set WORKSHOP_REGION, e.g. to {DEFAULT_REGION}.")
+    if not _REGION.fullmatch(region):
+        raise SettingsError(f"{region!r} is not an AWS region: it looks like {DEFAULT_REGION}.")
+    return region
+
+
+def _identity(boto: boto3.Session) -> tuple[str, str]:
+    config = Config(retries={"mode": "standard", "total_max_attempts": 3}, connect_timeout=5)
+    try:
+        caller = boto.client("sts", config=config).get_caller_identity()
+    except (ClientError, BotoCoreError) as error:
+        raise SessionError(
+            f"AWS does not know who you are: {reason(error)} Nothing is billed with "
+            "WORKSHOP_TARGET=rehearsal."
+        ) from None
+    return caller["Account"], caller["Arn"]
+
+
+# --- Whose things these are -----------------------------------------------------------------
+
+
+def _participant_of(identity: str) -> str:
+    # In Studio everybody's session is called SageMaker: the profile tells people apart.
+    studio = _studio_metadata()
+    names = ("UserProfileName", "SpaceName", "ResourceName")
+    return next(
+        (studio[name] for name in names if studio.get(name)), re.split("[/:]", identity)[-1]
+    )
+
+
+def _studio_metadata() -> dict[str, str]:
+    try:
+        read = json.loads(STUDIO_METADATA.read_text())
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _slug(name: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not slug:
+        raise SettingsError(
+            f"Participant {name!r} has no letter or digit: set WORKSHOP_PARTICIPANT."
+        )
+    if len(slug) <= PARTICIPANT_LENGTH:
+        return slug
+    # Two people whose long names begin alike stay two.
+    digest = hashlib.sha256(slug.encode()).hexdigest()[:4]
+    return f"{slug[: PARTICIPANT_LENGTH - 5].strip('-')}-{digest}"
+
+
+# --- AWS's errors in a sentence -------------------------------------------------------------
+
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired")
+_UNKNOWN = ("InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch")
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+
+
+def reason(error: Exception, *secrets: str | None) -> str:
+    """What an error of AWS means and what to do, in a sentence without secrets.
+
+    Args:
+        error: What boto3 or sagemaker-core raised.
+        *secrets: Texts that must not come through, whatever the error echoes.
+    """
+    if isinstance(error, WorkshopError):
+        return str(error)
+    if isinstance(error, ClientError):
+        return hub.redact(_client_error(error), *secrets)
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return "no AWS credentials were found; run `aws configure` or `aws sso login`."
+    if isinstance(error, ConnectionError | HTTPClientError):
+        return f"AWS cannot be reached ({type(error).__name__}); check the network and the region."
+    if hasattr(error, "errors"):  # pydantic's ValidationError; its text echoes the input
+        problems = [
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        return hub.redact(f"sagemaker-core refused {'; '.join(problems)}.", *secrets)
+    return hub.redact(f"{type(error).__name__}: {error}".splitlines()[0], *secrets)
+
+
+def _client_error(error: ClientError) -> str:
+    code = error.response.get("Error", {}).get("Code", "")
+    message = error.response.get("Error", {}).get("Message", "").rstrip(".")
+    if code in _EXPIRED:
+        return "the AWS credentials have expired; sign in again."
+    if code in _UNKNOWN:
+        return "AWS does not accept the credentials; run `aws configure` or sign in again."
+    if code in _DENIED:
+        return f"not allowed to call {error.operation_name} ({message}); ask for that permission."
+    return f"{message} ({code})."
+
+
+def in_utc(moment: datetime) -> str:
+    """A moment as it stands in tables, e.g. `2026-11-22 15:52 UTC`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,102 @@
+"""Where the workshop runs and writes, read from arguments and the environment."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import SettingsError
+
+TARGETS = ("rehearsal", "aws")
+DEFAULT_SPEED = 60.0  # one second here is one minute there
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one session needs to know before it talks to anything.
+
+    Attributes:
+        target: `rehearsal` (the default: nobody spends money by accident) or `aws`.
+        region: AWS region, None to let the target decide.
+        participant: Whose endpoint it is, None to derive it from the identity.
+        role_arn: Execution role of the endpoint, None to derive it from the identity.
+        endpoint_url: An `AWS_ENDPOINT_URL` the user has set.
+        speed: Seconds of AWS time in one real second, rehearsal only.
+        root: Root of the repository.
+        results_dir: Where benchmark runs are written.
+        state_dir: Where the rehearsal server keeps its state.
+    """
+
+    target: str = "rehearsal"
+    region: str | None = None
+    participant: str | None = None
+    role_arn: str | None = None
+    endpoint_url: str | None = None
+    speed: float = DEFAULT_SPEED
+    root: Path = ROOT
+    results_dir: Path = ROOT / "results"
+    state_dir: Path = ROOT / ".rehearsal"
+
+
+def load(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    target: str | None = None,
+    region: str | None = None,
+    participant: str | None = None,
+    role_arn: str | None = None,
+) -> Settings:
+    """Settings from arguments first, then the environment, then the defaults.
+
+    Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (or `AWS_REGION`, `AWS_DEFAULT_REGION`),
+    `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`, `WORKSHOP_RESULTS`,
+    `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value counts as absent.
+
+    Raises:
+        SettingsError: When the target is unknown or the speed is no positive number.
+    """
+
+    def first(*names: str) -> str | None:
+        return next((value for name in names if (value := environ.get(name, "").strip())), None)
+
+    def folder(name: str, default: Path) -> Path:
+        value = first(name)
+        return Path(value).expanduser().resolve() if value else default
+
+    return Settings(
+        target=_target(target or first("WORKSHOP_TARGET") or TARGETS[0]),
+        region=region or first("WORKSHOP_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+        participant=participant or first("WORKSHOP_PARTICIPANT"),
+        role_arn=role_arn or first("WORKSHOP_ROLE_ARN"),
+        endpoint_url=first("AWS_ENDPOINT_URL"),
+        speed=_speed(first("WORKSHOP_SPEED")),
+        results_dir=folder("WORKSHOP_RESULTS", Settings.results_dir),
+        state_dir=folder("WORKSHOP_STATE", Settings.state_dir),
+    )
+
+
+def _target(value: str) -> str:
+    target = value.strip().lower()
+    if target not in TARGETS:
+        raise SettingsError(
+            f"Unknown target {value!r}: set WORKSHOP_TARGET to `rehearsal` (nothing is billed) "
+            "or `aws`."
+        )
+    return target
+
+
+def _speed(value: str | None) -> float:
+    if value is None:
+        return DEFAULT_SPEED
+    try:
+        speed = float(value)
+    except ValueError:
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise SettingsError(
+            f"WORKSHOP_SPEED is {value!r}: give a positive number of AWS seconds per real second, "
+            f"e.g. {DEFAULT_SPEED:g}."
+        )
+    return speed

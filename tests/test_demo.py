@@ -1,0 +1,476 @@
+"""The chat page, asked through Gradio's own client."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import deployed
+import gradio as gr
+import pytest
+from deployed import NAME
+from gradio_client import Client
+from scripted import ScriptedEndpoint, exception, part
+
+from helpers import demo, endpoint
+from helpers.clock import Clock
+from helpers.errors import SettingsError
+
+ROOT = Path(__file__).parent.parent
+
+# Gradio 6.31 counts its requests with an option that pandas 3 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
+
+
+IMAGE = deployed.IMAGE.replace("0.0.22", "0.0.28")
+ENV = {"HF_MODEL_ID": "m", "MAX_BATCH_SIZE": "8", "MAX_TOTAL_TOKENS": "2048"}
+
+
+def line(content=None, finish=None):
+    delta = {} if content is None else {"role": "assistant", "content": content}
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return (
+        b"data:" + json.dumps({"object": "text_completion", "choices": [choice]}).encode() + b"\n\n"
+    )
+
+
+END = part(line(None, "eos_token"))
+
+
+def said(*words):
+    return [part(line(word)) for word in words]
+
+
+def wait_until(condition, *, within_s=10):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def page_of(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
+
+
+def in_a_notebook(call, *arguments, **options):
+    """Call while an event loop runs in this thread, as one does in a notebook.
+
+    Without one, Gradio 6.31 makes loops and never closes them.
+    """
+
+    async def cell():
+        return call(*arguments, **options)
+
+    return asyncio.run(cell())
+
+
+def launched(*arguments, **options):
+    return in_a_notebook(demo.launch, *arguments, **options)
+
+
+def visit(page, **options):
+    return Client(page.url, verbose=False, **options)
+
+
+# --- a page over a scripted endpoint -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served():
+    endpoint = ScriptedEndpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture
+def scripted(served):
+    served.forget()
+    return served
+
+
+def session_with(scripted, *, target="rehearsal", speed=60.0):
+    lines = []
+    return SimpleNamespace(
+        target=target,
+        region="us-east-1",
+        clock=Clock(speed),
+        client=lambda _service, **config: scripted.client(
+            **{name: value for name, value in config.items() if name != "retries"}
+        ),
+        say=lines.append,
+        lines=lines,
+    )
+
+
+def some_endpoint(**changes):
+    facts = {
+        "name": "inf2-workshop-me-llama-3-70b",
+        "model_id": "meta-llama/Meta-Llama-3-70B-Instruct",
+        "image": "",
+        "env": {},
+        "instance_type": "ml.inf2.48xlarge",
+        "instance_count": 1,
+    }
+    return SimpleNamespace(**facts | changes)
+
+
+@pytest.fixture(scope="module")
+def page(served):
+    with launched(session_with(served), some_endpoint()) as page:
+        yield page
+
+
+@pytest.fixture
+def visitor(page):
+    return visit(page)
+
+
+def ask(visitor, text="Hello", **options):
+    return visitor.predict(text, api_name="/chat", **options)
+
+
+def test_a_reply_grows_and_ends_with_its_timing(scripted, visitor):
+    scripted.will_stream(*said("Grüß ", "Gott ", "👋"), END, pause_s=0.1)
+    versions = list(visitor.submit("Hello", api_name="/chat"))
+    assert [version[0]["content"] for version in versions[:2]] == ["Grüß ", "Grüß Gott "]
+    reply, timing = versions[-1]
+    assert reply == {"role": "assistant", "content": "Grüß Gott 👋"}
+    assert timing["content"] == ""
+    assert re.fullmatch(
+        r"First token after \d+\.\d\d s · \d+\.\d tokens/s after it · 3 tokens · rehearsal",
+        timing["metadata"]["title"],
+    )
+
+
+def test_timing_is_in_aws_time(scripted):
+    with launched(session_with(scripted, speed=10.0), some_endpoint()) as page:
+        scripted.will_stream(*said("a", "b", "c", "d"), END, pause_s=0.1)
+        title = ask(visit(page))[-1]["metadata"]["title"]
+    pace = float(re.search(r"([\d.]+) tokens/s", title)[1])
+    assert 0.4 < pace <= 1.0  # 0.1 s here is 1 s there
+
+
+def test_what_is_measured_on_aws_is_not_called_a_rehearsal(scripted):
+    with launched(session_with(scripted, target="aws", speed=1.0), some_endpoint()) as page:
+        scripted.will_stream(*said("a"), END)
+        assert ask(visit(page))[-1]["metadata"]["title"].endswith("s · 1 token")
+        assert "ehearsal" not in page_of(page.url)
+
+
+def test_the_page_says_rehearsal_and_the_endpoints_name(page):
+    html = page_of(page.url)
+    assert "Rehearsal: Meta-Llama-3-70B-Instruct on Inferentia2" in html
+    assert "inf2-workshop-me-llama-3-70b" in html
+    assert "simulated" in html
+
+
+def test_the_model_gets_the_conversation_and_nothing_of_the_page(scripted, visitor):
+    for words in (["first"], ["second"]):
+        scripted.will_stream(*said(*words), END)
+        ask(visitor, "Hello", system_prompt="Be brief.", temperature=0.5, top_p=0.5, max_tokens=9)
+    assert scripted.bodies[1] == {
+        "model": "meta-llama/Meta-Llama-3-70B-Instruct",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "first"},
+            {"role": "user", "content": "Hello"},
+        ],
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "stream": True,
+    }
+
+
+def test_an_empty_system_prompt_is_left_out(scripted, visitor):
+    scripted.will_stream(*said("x"), END)
+    ask(visitor, system_prompt="  ")
+    assert [turn["role"] for turn in scripted.bodies[0]["messages"]] == ["user"]
+
+
+def test_an_empty_message_is_not_sent(scripted, visitor):
+    (note,) = ask(visitor, "  \n")
+    assert note["content"] == "Type a message first."
+    assert scripted.bodies == []
+
+
+def test_a_refusal_is_one_sentence_and_the_chat_goes_on(scripted, visitor):
+    scripted.will_refuse(400, "ThrottlingException", "Rate exceeded")
+    (note,) = ask(visitor)
+    assert note["metadata"]["title"] == "No reply"
+    assert "throttled" in note["content"]
+    scripted.will_stream(*said("here"), END)
+    assert ask(visitor)[0]["content"] == "here"
+    assert "throttled" not in json.dumps(scripted.bodies[1])
+
+
+def test_a_broken_reply_keeps_what_was_written(scripted, visitor):
+    scripted.will_stream(*said("so ", "far"), exception("ModelStreamError", Message="gone"))
+    reply, note = ask(visitor)
+    assert reply["content"] == "so far"
+    assert note["metadata"]["title"] == "Reply broken off"
+    assert "ask again" in note["content"]
+
+
+def test_stop_ends_the_request_upstream(scripted, visitor):
+    scripted.will_stream(*said("endless"), ending="hang")
+    job = visitor.submit("Hello", api_name="/chat")
+    wait_until(job.outputs)
+    assert not scripted.gone.is_set()
+    job.cancel()
+    assert scripted.gone.wait(5)
+
+
+def test_stop_before_the_first_token_ends_the_request_too(scripted, visitor):
+    scripted.will_stream(ending="hang")
+    job = visitor.submit("Hello", api_name="/chat")
+    wait_until(lambda: scripted.bodies)
+    time.sleep(0.2)
+    job.cancel()
+    assert scripted.gone.wait(5)
+
+
+def test_stop_before_the_endpoint_has_accepted_ends_the_request_too(scripted, visitor):
+    scripted.will_stream(*said("late"), ending="hang", after_s=0.5)
+    job = visitor.submit("Hello", api_name="/chat")
+    wait_until(lambda: scripted.bodies)
+    job.cancel()
+    assert scripted.gone.wait(5)
+
+
+def test_what_nobody_expected_is_shown_and_not_swallowed(scripted):
+    def client(*_, **__):
+        return SimpleNamespace(invoke_endpoint_with_response_stream=None)
+
+    here = session_with(scripted)
+    here.client = client
+    with launched(here, some_endpoint()) as page:
+        (note,) = ask(visit(page))
+    assert note["metadata"]["title"] == "No reply"
+    assert "TypeError" in note["content"]
+
+
+def test_close_ends_running_replies_and_frees_the_port(scripted):
+    page = launched(session_with(scripted), some_endpoint())
+    scripted.will_stream(*said("endless"), ending="hang")
+    job = visit(page).submit("Hello", api_name="/chat")
+    wait_until(job.outputs)
+    page.close()
+    page.close()
+    assert scripted.gone.wait(5)
+    assert is_free(int(page.url.rstrip("/").rpartition(":")[2]))
+
+
+def test_as_many_replies_run_at_once_as_the_endpoint_has_slots(scripted):
+    two_slots = some_endpoint(image=IMAGE, env=ENV | {"MAX_BATCH_SIZE": "2"})
+    with launched(session_with(scripted), two_slots) as page:
+        for _ in range(3):
+            scripted.will_stream(*said("x"), ending="hang")
+        jobs = [visit(page).submit("Hello", api_name="/chat") for _ in range(3)]
+        wait_until(lambda: sum(bool(job.outputs()) for job in jobs) == 2)
+        time.sleep(0.3)
+        assert len(scripted.bodies) == 2
+        next(job for job in jobs if job.outputs()).cancel()
+        wait_until(lambda: len(scripted.bodies) == 3)
+
+
+def test_page_and_api_wait_in_one_queue(scripted):
+    chat = demo.Chat(session_with(scripted), some_endpoint())
+    built = in_a_notebook(demo.build, chat)
+    replying = [event for event in built.fns.values() if event.concurrency_limit == chat.slots]
+    assert len(replying) >= 3  # submit, retry, API
+    assert len({event.concurrency_id for event in replying}) == 1
+    built.close()
+
+
+def test_slots_and_lengths_are_those_of_the_container(scripted):
+    chat = demo.Chat(session_with(scripted), some_endpoint(image=IMAGE, env=ENV, instance_count=2))
+    assert (chat.slots, chat.longest_reply) == (16, 1024)
+    unknown = demo.Chat(session_with(scripted), some_endpoint(image="mine", model_id=""))
+    assert (unknown.slots, unknown.longest_reply) == (4, 2048)
+    assert "inf2-workshop-me-llama-3-70b" in unknown.title
+
+
+def test_no_slider_offers_what_the_container_refuses(scripted):
+    chat = demo.Chat(session_with(scripted), some_endpoint(image=IMAGE, env=ENV))
+    built = in_a_notebook(demo.build, chat)
+    sliders = {one.label: one for one in built.blocks.values() if isinstance(one, gr.Slider)}
+    assert sliders["Temperature"].minimum > 0
+    assert 0 < sliders["Top-p"].minimum < sliders["Top-p"].maximum < 1
+    assert sliders["Max tokens"].maximum == 1024
+    built.close()
+
+
+def test_notes_of_the_page_and_parts_without_text_never_reach_the_model():
+    history = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file", "file": {}}]},
+        {"role": "assistant", "content": "b", "metadata": None},
+        {"role": "assistant", "content": "", "metadata": {"title": "First token after 1 s"}},
+        {"role": "assistant", "content": "It broke.", "metadata": {"title": "No reply"}},
+        {"role": "user", "content": None},
+    ]
+    assert demo.for_model(history, "c") == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+
+
+# --- where it is served --------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_refused_with_what_to_do(scripted):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"Port {port} is taken"):
+            launched(session_with(scripted), some_endpoint(), port=port)
+
+
+def test_no_free_port_at_all_is_said_so(scripted, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo, "PORTS", range(port, port + 1))
+        with pytest.raises(SettingsError, match="all taken"):
+            launched(session_with(scripted), some_endpoint())
+
+
+def test_a_rehearsal_is_never_shared(scripted):
+    with pytest.raises(SettingsError, match="does not leave this machine"):
+        launched(session_with(scripted), some_endpoint(), share=True)
+
+
+def shared(scripted, monkeypatch, public):
+    """Launch with `share=True`, Gradio's tunnel replaced: it would leave this machine."""
+    asked = {}
+    launch = gr.Blocks.launch
+
+    def without_tunnel(self, **options):
+        asked.update(options)
+        app, url, _ = launch(self, **options | {"share": False})
+        return app, url, public
+
+    monkeypatch.setattr(gr.Blocks, "launch", without_tunnel)
+    here = session_with(scripted, target="aws")
+    return here, asked, lambda: launched(here, some_endpoint(), share=True)
+
+
+def test_a_shared_page_has_a_password_and_a_warning(scripted, monkeypatch):
+    here, asked, launch = shared(scripted, monkeypatch, "https://x.gradio.live")
+    with launch() as page:
+        assert asked["share"] is True
+        assert asked["auth"] == ("workshop", page.password)
+        assert len(page.password) >= 16
+        with pytest.raises(Exception, match="(?i)auth|log|credential"):
+            visit(page)
+        assert visit(page, auth=("workshop", page.password)).view_api(return_format="dict")
+    warning = "\n".join(here.lines)
+    assert "PUBLIC" in warning
+    assert page.password not in warning + repr(page)
+
+
+def test_a_page_that_could_not_be_shared_is_closed_again(scripted, monkeypatch):
+    _, asked, launch = shared(scripted, monkeypatch, None)
+    with pytest.raises(SettingsError, match="No public address"):
+        launch()
+    assert is_free(asked["server_port"])
+
+
+def test_in_studio_the_page_is_at_its_proxys_path(scripted):
+    here = session_with(scripted)
+    environ = {"SAGEMAKER_APP_TYPE_LOWERCASE": "jupyterlab"}
+    with launched(here, some_endpoint(), environ=environ) as page:
+        port = page.url.rstrip("/").rpartition(":")[2]
+        assert page.path == f"/jupyterlab/default/proxy/{port}/"
+        assert here.lines == [f"Chat with inf2-workshop-me-llama-3-70b at {page.path}"]
+        assert f'{page.path.rstrip("/")}"' in page_of(page.url)  # its root, for the browser
+
+
+def test_nothing_is_printed_but_through_the_session(scripted, capsys):
+    here = session_with(scripted)
+    with launched(here, some_endpoint()) as page:
+        pass
+    assert here.lines == [f"Chat with inf2-workshop-me-llama-3-70b at {page.url}"]
+    assert capsys.readouterr() == ("", "")
+
+
+# --- against the rehearsal -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    with deployed.rehearsal(tmp_path_factory.mktemp("rehearsal")) as here:
+        yield here, endpoint.find(here, NAME)
+
+
+@pytest.fixture(scope="module")
+def rehearsal_page(rehearsal):
+    with launched(*rehearsal) as page:
+        yield page
+
+
+def test_a_visitor_chats_with_the_rehearsal(rehearsal_page):
+    reply, timing = ask(visit(rehearsal_page), "What is Inferentia2?", max_tokens=40)
+    assert "rehearsal" in reply["content"].lower()
+    assert timing["metadata"]["title"].endswith("40 tokens · rehearsal")
+    html = page_of(rehearsal_page.url)
+    assert NAME in html
+    assert "4 chats at once" in html
+
+
+def test_the_rehearsals_refusal_is_shown_in_the_containers_words(rehearsal_page):
+    (note,) = ask(visit(rehearsal_page), "word " * 6000)
+    assert note["metadata"]["title"] == "No reply"
+    assert "`inputs`" in note["content"]
+
+
+def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
+    environ = {**os.environ, "WORKSHOP_STATE": str(rehearsal[0].settings.state_dir)}
+    del environ["AWS_ENDPOINT_URL"]  # a new process finds the server by itself
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.demo", "--endpoint", NAME],
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    with process:
+        first = process.stdout.readline()
+        url = first.split()[-1]
+        assert first == f"[rehearsal] Chat with {NAME} at {url}\n"
+        assert "Rehearsal" in page_of(url)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    watchdog.cancel()
+    assert process.returncode == 0
+    assert rest == "[rehearsal] Ctrl-C ends it.\n[rehearsal] Ended.\n"
+
+
+def test_from_the_command_line_a_missing_endpoint_is_one_sentence(rehearsal, capsys):
+    assert demo.main(["--endpoint", "nowhere"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "03_deploy_endpoint" in err
+    assert err.count("\n") == 1

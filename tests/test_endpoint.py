@@ -1,0 +1,489 @@
+import logging
+import os
+import re
+import time
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import rehearsing
+
+from helpers import cleanup, endpoint, hub, recipes, resources
+from helpers.clock import Clock
+from helpers.endpoint import VARIANT
+from helpers.errors import EndpointError, EndpointFailed, EndpointMissing
+from helpers.session import open_session
+
+SMALL = "llama-3-8b"
+TOKEN = "hf_ThisTokenMustNotBeSeen"
+NUMBER = count(1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with rehearsing.server(tmp_path_factory.mktemp("endpoint")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(server):
+    """One session: its clients, slow to make, serve all participants."""
+    return open_session()
+
+
+@pytest.fixture
+def session(shared):
+    """A participant of the test's own, who leaves nothing behind."""
+    mine = replace(shared, participant=f"p{next(NUMBER)}")
+    mine._clients = shared._clients
+    yield mine
+    cleanup.delete(mine)
+
+
+@pytest.fixture
+def broken(session):
+    """The same participant's session, whose AWS is about to be tampered with."""
+    return open_session(participant=session.participant)
+
+
+@pytest.fixture(scope="module")
+def served(shared):
+    """An endpoint in service that no test changes, and its session."""
+    session = replace(shared, participant="served")
+    made = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    return session, endpoint.wait(session, made)
+
+
+def deploy(session, name=SMALL, *, hf_token=TOKEN, instance_count=1, **env):
+    return endpoint.deploy(
+        session,
+        recipes.get(name, **env),
+        role=session.role(),
+        hf_token=hf_token,
+        instance_count=instance_count,
+    )
+
+
+def journal(session):
+    import json
+    import urllib.request
+
+    url = f"{os.environ['AWS_ENDPOINT_URL']}/_rehearsal/journal"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        entries = json.load(answer)
+    return [e["operation"] for e in entries if f"-{session.participant}-" in e["name"]]
+
+
+# --- deploy
+
+
+def test_a_deployment_makes_model_configuration_and_endpoint(session):
+    made = deploy(session)
+    assert made.name == f"inf2-workshop-{session.participant}-llama-3-8b"
+    assert made.status in ("Creating", "InService")
+    assert made.recipe_name == SMALL
+    assert made.model_id == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (made.instance_type, made.instance_count) == ("ml.inf2.xlarge", 1)
+    assert made.price_per_hour == 0.99
+    assert journal(session) == ["CreateModel", "CreateEndpointConfig", "CreateEndpoint"]
+
+
+def test_the_recipes_limits_reach_sagemaker(session):
+    made = deploy(session, "llama-3.3-70b-vllm", instance_count=2)
+    config = session.client("sagemaker").describe_endpoint_config(EndpointConfigName=made.name)
+    variant = config["ProductionVariants"][0]
+    assert variant["VariantName"] == VARIANT
+    assert variant["ContainerStartupHealthCheckTimeoutInSeconds"] == 3600
+    assert variant["VolumeSizeInGB"] == 512
+    assert variant["InferenceAmiVersion"] == recipes.NEURON_AMI
+    assert variant["InitialInstanceCount"] == made.instance_count == 2
+    assert made.price_per_hour == pytest.approx(31.16)
+
+
+def test_everything_is_tagged_with_its_participant(served):
+    session, made = served
+    for kind in resources.KINDS:
+        found = resources.of_participant(session, kind)
+        assert [one.name for one in found] == [made.name]
+        assert resources.tags_of(session, found[0].arn) == {
+            "workshop": "inferentia2",
+            "participant": "served",
+            "recipe": SMALL,
+        }
+
+
+def test_a_second_deployment_attaches(served, capsys):
+    session, made = served
+    before = journal(session)
+    again = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    assert again.created == made.created
+    assert journal(session) == before
+    assert "attached to it" in capsys.readouterr().out
+
+
+def test_another_configuration_under_the_same_name_is_refused(served):
+    session, _ = served
+    with pytest.raises(EndpointError, match="MAX_BATCH_SIZE 4 instead of 1.*08_clean_up"):
+        deploy(session, MAX_BATCH_SIZE=1)
+
+
+def test_an_endpoint_whose_configuration_is_gone_is_attached_to(session):
+    made = deploy(session)
+    session.client("sagemaker").delete_endpoint_config(EndpointConfigName=made.name)
+    again = deploy(session, MAX_BATCH_SIZE=1)
+    assert (again.created, again.instance_type, again.price_per_hour) == (made.created, "", None)
+    assert again.cost_so_far(session) == 0
+
+
+def test_what_an_interrupted_deployment_left_is_made_anew(session):
+    made = deploy(session)
+    endpoint.remove(session, made.name)
+    deploy(session, MAX_INPUT_LENGTH=3000)
+    left = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert left["PrimaryContainer"]["Environment"]["MAX_INPUT_LENGTH"] == "3000"
+
+
+def test_an_endpoint_that_is_being_deleted_is_waited_for_and_made_again(session, broken, capsys):
+    first = endpoint.wait(session, deploy(session))
+    looks = []
+
+    def delete_while_it_looks(parsed, **_):
+        if not looks:
+            resources.delete(session, resources.ENDPOINT, first.name)
+            looks.append(parsed.update(EndpointStatus="Deleting"))
+
+    broken.boto.events.register("after-call.sagemaker.DescribeEndpoint", delete_while_it_looks)
+    second = deploy(broken)
+    assert second.created > first.created
+    assert "waiting until it is gone" in capsys.readouterr().out
+
+
+def test_two_regions_in_one_process_do_not_mix(session):
+    made = deploy(session)
+    other = open_session(participant=session.participant, region="us-west-2")
+    there = deploy(other)
+    assert ".us-east-1." in made.image
+    assert ".us-west-2." in there.image
+    assert there.created > made.created
+    cleanup.delete(other)
+    with pytest.raises(EndpointMissing):
+        endpoint.find(other)
+    assert endpoint.find(session).name == made.name
+
+
+def test_a_create_call_that_raises_after_it_worked_is_no_failure(broken):
+    rehearsing.fail_after(broken, "CreateEndpoint", RuntimeError(f"cannot parse {TOKEN}"))
+    assert deploy(broken).name == endpoint.find(broken).name
+
+
+@pytest.mark.parametrize(
+    ("operation", "label"),
+    [
+        ("CreateModel", "model"),
+        ("CreateEndpointConfig", "endpoint configuration"),
+        ("CreateEndpoint", "endpoint"),
+    ],
+)
+def test_a_create_call_that_fails_is_one_sentence_without_the_token(broken, operation, label):
+    rehearsing.refuse(broken, operation, "ValidationException", f"Value {TOKEN} is wrong")
+    with pytest.raises(EndpointError, match=f"The {label} .* could not be created") as caught:
+        deploy(broken)
+    assert TOKEN not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_missing_quota_names_its_code(broken):
+    message = (
+        "The account-level service limit 'ml.inf2.xlarge for endpoint usage' is 0 Instances, with "
+        "current utilization of 0 Instances and a request delta of 1 Instances."
+    )
+    rehearsing.refuse(broken, "CreateEndpoint", "ResourceLimitExceeded", message)
+    with pytest.raises(EndpointError, match="L-C8AB7CDA"):
+        deploy(broken)
+
+
+def test_what_the_sdk_itself_refuses_is_said_without_the_token(session):
+    recipe = recipes.get(SMALL)
+    object.__setattr__(recipe, "env", {**recipe.env, "BROKEN": {"not": "text"}})
+    with pytest.raises(EndpointError, match="sagemaker-core refused") as caught:
+        endpoint.deploy(session, recipe, role=session.role(), hf_token=TOKEN)
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_gated_model_without_a_token_is_refused_before_it_costs_anything(session, monkeypatch):
+    monkeypatch.setattr(hub, "token", lambda: None)
+    with pytest.raises(EndpointError, match="HF_TOKEN"):
+        deploy(session, hf_token=None)
+    assert journal(session) == []
+
+
+def test_a_model_that_is_not_gated_gets_no_token(session):
+    recipe = recipes.get(SMALL)
+    object.__setattr__(recipe, "gated", False)
+    made = endpoint.deploy(session, recipe, role=session.role(), hf_token=TOKEN)
+    model = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert "HF_TOKEN" not in model["PrimaryContainer"]["Environment"]
+
+
+def test_an_interrupted_deployment_says_what_exists(session, broken):
+    rehearsing.fail_after(broken, "CreateEndpointConfig", KeyboardInterrupt())
+    with pytest.raises(EndpointError, match="No endpoint was created"):
+        deploy(broken)
+    late = open_session(participant=session.participant)
+    rehearsing.fail_after(late, "CreateEndpoint", KeyboardInterrupt())
+    with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour"):
+        deploy(late)
+
+
+def test_the_token_reaches_the_container_and_nobody_else(session, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    made = endpoint.wait(session, deploy(session))
+    found = endpoint.find(session)
+    model = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert model["PrimaryContainer"]["Environment"]["HF_TOKEN"] == TOKEN
+    shown = capsys.readouterr()
+    logged = "".join(
+        record.getMessage()
+        for record in caplog.records
+        if not record.getMessage().startswith(("Response body", "Event before-parameter"))
+    )
+    created = [text for text in logged.splitlines() if "CreateModel" in text]
+    for text in (repr(made), repr(found), shown.out, shown.err, *created):
+        assert TOKEN not in text
+    assert found.env["HF_TOKEN"] == "***"
+
+
+# --- find
+
+
+def test_without_an_endpoint_it_says_which_notebook_makes_one(session):
+    with pytest.raises(EndpointMissing, match="run 03_deploy_endpoint"):
+        endpoint.find(session)
+    with pytest.raises(EndpointMissing, match="run 03_deploy_endpoint"):
+        endpoint.find(session, "no-such-endpoint")
+
+
+def test_the_only_endpoint_is_found_and_so_is_a_named_one(served):
+    session, made = served
+    assert endpoint.find(session) == endpoint.find(session, made.name, in_service=True) == made
+
+
+def test_of_several_endpoints_one_has_to_be_named(session):
+    names = {deploy(session).name, deploy(session, "llama-3-70b").name}
+    with pytest.raises(EndpointError, match="ENDPOINT_NAME") as caught:
+        endpoint.find(session)
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_an_endpoint_that_is_still_starting_is_refused_when_asked(broken):
+    rehearsing.pretend(broken, "DescribeEndpoint", EndpointStatus="Creating")
+    made = deploy(broken)
+    assert endpoint.find(broken).name == made.name
+    with pytest.raises(EndpointError, match="Creating.*03_deploy_endpoint"):
+        endpoint.find(broken, in_service=True)
+
+
+def test_participants_whose_names_begin_alike_do_not_meet(shared):
+    anna, anna_b = replace(shared, participant="anna"), replace(shared, participant="anna-b")
+    made = deploy(anna_b)
+    with pytest.raises(EndpointMissing):
+        endpoint.find(anna)
+    assert cleanup.leftovers(anna).empty
+    assert endpoint.find(anna_b).name == made.name
+    cleanup.delete(anna_b)
+
+
+def test_without_the_right_to_read_tags_the_name_is_enough(session, broken):
+    made = deploy(session)
+    rehearsing.refuse(broken, "ListTags", "AccessDeniedException", "no")
+    assert endpoint.find(broken).name == made.name
+    assert endpoint.find(broken).recipe_name == SMALL
+
+
+def test_a_refused_list_is_one_sentence(broken):
+    rehearsing.refuse(broken, "ListEndpoints", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError, match="not allowed to call ListEndpoints"):
+        endpoint.find(broken)
+
+
+def test_a_refused_description_is_one_sentence(broken):
+    rehearsing.refuse(broken, "DescribeEndpoint", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError, match="not allowed to call DescribeEndpoint"):
+        endpoint.find(broken, "x")
+
+
+# --- names
+
+
+def test_names_fit_sagemakers_pattern():
+    pattern = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+    for recipe in recipes.RECIPES:
+        assert pattern.fullmatch(resources.name_of("christopher-ab12", recipe))
+    long = [resources.name_of("christopher-ab12", "r" * 60 + end) for end in "ab"]
+    assert all(pattern.fullmatch(name) for name in long)
+    assert long[0] != long[1]
+
+
+# --- wait
+
+
+def test_waiting_says_a_line_at_each_mark_and_what_it_cost(session, capsys):
+    made = deploy(session, "llama-3-70b")
+    capsys.readouterr()
+    ready = endpoint.wait(session, made)
+    assert ready.status == "InService"
+    *marks, last = capsys.readouterr().out.splitlines()
+    assert marks == [
+        "[rehearsal] Creating, 5 min, $1.30 so far",
+        "[rehearsal] Creating, 10 min, $2.60 so far",
+        "[rehearsal] Creating, 15 min, $3.90 so far",
+        "[rehearsal] Creating, 20 min, $5.19 so far",
+        "[rehearsal] Creating, 25 min, $6.49 so far",
+    ]
+    assert re.fullmatch(r"InService after \d+\.\d min, \$\d+\.\d\d so far \[rehearsal\]", last)
+    assert ready.cost_so_far(session) > 7
+
+
+def test_waiting_for_an_endpoint_that_is_long_in_service_is_one_line(served, capsys):
+    session, made = served
+    session.clock.sleep(600)
+    endpoint.wait(session, made)
+    assert re.fullmatch(
+        r"InService, \$\d+\.\d\d since its creation \[rehearsal\]\n", capsys.readouterr().out
+    )
+
+
+def test_a_failure_names_reason_last_lines_and_remedy(session, capsys):
+    made = deploy(session, HF_AUTO_CAST_TYPE="bf16")
+    with pytest.raises(EndpointFailed) as caught:
+        endpoint.wait(session, made)
+    said = str(caught.value)
+    assert "did not pass the ping health check" in said
+    assert said.count("No cached version found for meta-llama/Meta-Llama-3-8B-Instruct") == 1
+    assert "batch 4, length 4096, 2 cores, fp16" in said
+    assert TOKEN not in said
+    assert deploy(session).created > made.created
+    assert "is replaced" in capsys.readouterr().out
+
+
+def failed(session, **changes):
+    """The post-mortem of an endpoint that SageMaker describes as failed."""
+    made = deploy(session)
+    described = {**vars(made), "status": "Failed", **changes}
+    return endpoint._post_mortem(session, endpoint.Endpoint(**described))
+
+
+def test_missing_capacity_has_its_own_remedy(session):
+    said = failed(session, failure_reason="Unable to provision requested ML compute capacity")
+    assert "another region" in said
+    assert "has left no log" in said
+
+
+def test_a_failure_that_no_contract_explains_points_at_time_and_token(session):
+    assert "3600 s" in failed(session, failure_reason="ping")
+
+
+def test_a_failure_of_an_unknown_image_says_so(session):
+    assert "look it up" in failed(session, failure_reason="ping", image="something/else:1")
+
+
+class Interrupted(Clock):
+    def sleep(self, seconds):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_says_what_exists_and_bills(broken):
+    rehearsing.pretend(broken, "DescribeEndpoint", EndpointStatus="Creating")
+    made = deploy(broken)
+    broken.clock = Interrupted(broken.clock.speed, broken.clock.origin)
+    with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour.*08_clean_up"):
+        endpoint.wait(broken, made)
+
+
+def test_a_time_out_says_what_exists_and_bills(broken):
+    rehearsing.pretend(broken, "DescribeEndpoint", EndpointStatus="Creating")
+    made = deploy(broken)
+    with pytest.raises(EndpointError, match=r"Still Creating after .* bills \$0\.99 an hour"):
+        endpoint.wait(broken, made, timeout_s=60)
+
+
+def test_an_endpoint_deleted_meanwhile_is_said(session):
+    made = endpoint.wait(session, deploy(session))
+    resources.delete(session, resources.ENDPOINT, made.name)
+    with pytest.raises(EndpointError, match="is being deleted"):
+        endpoint.wait(session, made)
+    endpoint._wait_until_gone(session, made.name)
+    with pytest.raises(EndpointMissing):
+        endpoint.wait(session, made)
+
+
+def test_a_network_that_comes_and_goes_does_not_end_the_wait(session, monkeypatch):
+    made = deploy(session)
+    describe, lost = resources.describe, []
+
+    def drop(session, kind, name):
+        if kind is resources.ENDPOINT and len(lost) < 8:
+            lost.append(name)
+            raise EndpointError("AWS cannot be reached.")
+        return describe(session, kind, name)
+
+    monkeypatch.setattr(resources, "describe", drop)
+    assert endpoint.wait(session, made).status == "InService"
+    assert len(lost) == 8
+
+
+def test_a_network_that_stays_away_ends_it_in_a_sentence(session, broken):
+    made = deploy(session)
+    rehearsing.refuse(broken, "DescribeEndpoint", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError, match="not allowed"):
+        endpoint.wait(broken, made)
+
+
+# --- log and removal
+
+
+def test_the_log_ends_with_the_last_lines(served):
+    session, made = served
+    lines = endpoint.container_log(session, made.name, lines=2)
+    assert len(lines) == 2
+    assert lines == endpoint.container_log(session, made.name)[-2:]
+    assert endpoint.container_log(session, made.name, since=session.clock.now()) == []
+
+
+def test_without_a_log_there_are_no_lines(session):
+    assert endpoint.container_log(session, "no-such-endpoint") == []
+
+
+def test_a_log_that_may_not_be_read_says_so(broken):
+    rehearsing.refuse(
+        broken, "DescribeLogStreams", "AccessDeniedException", "no", service="cloudwatch-logs"
+    )
+    assert "cannot be read" in endpoint.container_log(broken, "x")[0]
+
+
+def test_an_endpoint_is_gone_when_its_removal_returns(session):
+    made = endpoint.wait(session, deploy(session))
+    assert endpoint.remove(session, made.name) is True
+    assert resources.describe(session, resources.ENDPOINT, made.name) is None
+    assert endpoint.remove(session, made.name) is False
+
+
+def test_one_that_is_still_starting_is_waited_for(session, broken, capsys):
+    made = deploy(session)
+    rehearsing.pretend(broken, "DescribeEndpoint", times=2, EndpointStatus="Creating")
+    assert endpoint.remove(broken, made.name)
+    assert "AWS deletes it once that has ended" in capsys.readouterr().out
+    assert resources.describe(session, resources.ENDPOINT, made.name) is None
+
+
+def test_an_endpoint_that_does_not_go_away_is_said(served):
+    session, made = served
+    with pytest.raises(EndpointError, match=r"still InService after .*may still bill"):
+        endpoint._wait_while(session, made.name, lambda status: True, 60, 5)
+
+
+def test_looking_costs_little_time(served):
+    session, made = served
+    started = time.monotonic()
+    endpoint.find(session)
+    assert time.monotonic() - started < 2

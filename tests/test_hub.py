@@ -1,0 +1,105 @@
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import rehearsing
+
+from helpers import hub
+from helpers.rehearsal.hub import UNGRANTED_TOKEN
+
+GATED = "meta-llama/Meta-Llama-3-70B-Instruct"
+TOKEN = "hf_AbCdEfGhIjKlMnOp"
+
+
+@pytest.fixture(scope="module")
+def hub_url(tmp_path_factory):
+    with rehearsing.server(tmp_path_factory.mktemp("hub")) as server:
+        yield server.url
+
+
+def check(hub_url, token, model_id=GATED):
+    checked = hub.check_token(model_id, environ={"HF_TOKEN": token, "HF_ENDPOINT": hub_url})
+    assert token not in repr(checked)
+    return checked
+
+
+def test_a_good_token_is_named_by_its_user_only(hub_url):
+    checked = check(hub_url, TOKEN)
+    assert (checked.source, checked.user, checked.licence_accepted) == (
+        "HF_TOKEN",
+        "rehearsal",
+        True,
+    )
+
+
+def test_a_license_that_is_not_accepted_is_found_before_deploying(hub_url):
+    checked = check(hub_url, UNGRANTED_TOKEN)
+    assert checked.licence_accepted is False
+    assert f"https://huggingface.co/{GATED}" in checked.message
+
+
+def test_a_token_the_hub_refuses_is_found(hub_url):
+    checked = check(hub_url, "not-a-token-at-all")
+    assert checked.licence_accepted is None
+    assert "create a new one" in checked.message
+
+
+def test_a_model_that_does_not_exist_is_found(hub_url):
+    checked = check(hub_url, TOKEN, "nobody/nothing")
+    assert checked.licence_accepted is False
+    assert "nobody/nothing" in checked.message
+
+
+def test_a_hub_that_cannot_be_reached_is_not_an_error():
+    checked = check("http://127.0.0.1:9", TOKEN)
+    assert checked.licence_accepted is None
+    assert "cannot be reached" in checked.message
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(418, "The Hub answered 418: try again later."), (403, "create a new")]
+)
+def test_a_hub_in_trouble_is_told_from_a_bad_token(status, words):
+    class Troubled(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Troubled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        checked = check(f"http://127.0.0.1:{server.server_port}", TOKEN)
+        server.shutdown()
+    assert checked.licence_accepted is None
+    assert words in checked.message
+
+
+def test_without_a_token_it_says_where_to_get_one(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    checked = hub.check_token(GATED, environ={})
+    assert checked.source == "none"
+    assert "https://huggingface.co/settings/tokens" in checked.message
+    assert hub.token({}) is None
+
+
+def test_a_token_saved_by_the_hubs_own_tool_is_used(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: TOKEN)
+    assert hub.token({}) == TOKEN
+    assert hub.token({"HF_TOKEN": "hf_other"}) == "hf_other"
+
+
+def test_secrets_are_covered_and_limits_are_not():
+    env = {"HF_TOKEN": TOKEN, "API_KEY": "x", "MAX_TOTAL_TOKENS": "4096", "NOTE": f"a {TOKEN} b"}
+    assert hub.mask(env) == {
+        "HF_TOKEN": "***",
+        "API_KEY": "***",
+        "MAX_TOTAL_TOKENS": "4096",
+        "NOTE": "a *** b",
+    }
+
+
+def test_a_text_loses_given_secrets_and_whatever_looks_like_a_token():
+    assert hub.redact(f"x {TOKEN} y sesame", "sesame", None) == "x *** y ***"

@@ -1,0 +1,167 @@
+"""Runs on disk, and what others published."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from made_runs import config, record, run, steady
+
+from helpers import costs, results
+from helpers.errors import ResultsError
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def recorder(folder, **options):
+    return results.Recorder(folder, config(**options), now=lambda: NOON)
+
+
+def test_a_run_has_a_folder_named_by_time_target_endpoint_and_users(tmp_path):
+    name = "20261122T120000Z-rehearsal-inf2-workshop-ada-llama-3-70b-c2"
+    assert recorder(tmp_path / "deep" / "er").path == tmp_path / "deep" / "er" / name
+
+
+def test_two_runs_of_the_same_second_do_not_share_a_folder(tmp_path):
+    names = {recorder(tmp_path).path.name for _ in range(3)}
+    assert len(names) == 3
+
+
+def test_a_request_is_on_disk_as_soon_as_it_is_added(tmp_path):
+    writing = recorder(tmp_path)
+    for place, one in enumerate(steady()):
+        writing.add(one)
+        lines = (writing.path / "requests.jsonl").read_text().splitlines()
+        assert len(lines) == place + 1
+        assert json.loads(lines[-1])["inference_id"] == one.inference_id
+
+
+def test_everything_in_the_folder_carries_the_target(tmp_path):
+    path = run(tmp_path).path
+    assert json.loads((path / "run.json").read_text())["target"] == "rehearsal"
+    assert json.loads((path / "summary.json").read_text())["target"] == "rehearsal"
+    for line in (path / "requests.jsonl").read_text().splitlines():
+        assert json.loads(line)["target"] == "rehearsal"
+
+
+def test_a_rehearsal_says_that_nothing_was_measured_and_aws_does_not(tmp_path):
+    assert "simulated" in run(tmp_path, target="rehearsal").config["note"]
+    assert "note" not in run(tmp_path, target="aws").config
+
+
+def test_a_run_is_read_back_as_it_was(tmp_path):
+    failed = record(99, sent_s=101.0, tokens=0, error="ModelError")
+    made = run(tmp_path, records=[*steady(), failed])
+    read = results.load(made.path)
+    assert (read.config, read.records, read.summary) == (made.config, made.records, made.summary)
+    assert results.summary(read.records, read.config) == made.summary
+    assert repr(read) == "Run(2 users, 10 requests, inf2-workshop-ada-llama-3-70b, rehearsal)"
+
+
+def test_a_run_that_was_killed_is_read_with_the_requests_it_has(tmp_path):
+    made = run(tmp_path)
+    (made.path / "summary.json").unlink()
+    text = (made.path / "requests.jsonl").read_text()
+    (made.path / "requests.jsonl").write_text(text[:-100])
+    read = results.load(made.path)
+    assert read.records == made.records[:-1]
+    assert read.summary["requests"]["complete"] == 9
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", "{"),
+        ("summary.json", "[1,"),
+        ("requests.jsonl", "{}\n"),
+        ("requests.jsonl", "no json\n"),
+        ("requests.jsonl", None),
+    ],
+)
+def test_a_broken_run_is_named(tmp_path, file, content):
+    path = run(tmp_path).path
+    (path / file).unlink() if content is None else (path / file).write_text(content)
+    with pytest.raises(ResultsError, match=file):
+        results.load(path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ResultsError, match="06_benchmark"):
+        results.load(tmp_path)
+
+
+def test_runs_are_listed_oldest_first_and_by_target(tmp_path):
+    moments = iter([NOON, NOON.replace(hour=9), NOON.replace(hour=15)])
+    for target in ("rehearsal", "rehearsal", "aws"):
+        writing = results.Recorder(tmp_path, config(target=target), now=lambda: next(moments))
+        for one in steady():
+            writing.add(one)
+        writing.finish(results.summary(writing.records, writing.config))
+    (tmp_path / "published").mkdir()
+    assert [one.path.name[9:11] for one in results.runs(tmp_path)] == ["09", "12", "15"]
+    assert [one.target for one in results.runs(tmp_path, target="aws")] == ["aws"]
+
+
+def test_no_runs_is_one_sentence_that_says_where_they_come_from(tmp_path):
+    with pytest.raises(ResultsError, match="No aws run in .*06_benchmark"):
+        results.runs(tmp_path, target="aws")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="WORKSHOP_RESULTS"):
+        recorder(tmp_path / "file")
+
+
+def test_secrets_of_the_environment_are_masked_and_token_limits_are_not():
+    environment = {
+        "HF_TOKEN": "hf_secret",
+        "HUGGING_FACE_HUB_TOKEN": "hf_secret",
+        "AWS_SECRET_ACCESS_KEY": "hf_secret",
+        "MAX_INPUT_TOKENS": "4000",
+        "MAX_TOTAL_TOKENS": "4096",
+        "MAX_BATCH_SIZE": "4",
+    }
+    masked = results.without_secrets(environment)
+    assert "hf_secret" not in str(masked)
+    assert (masked["MAX_INPUT_TOKENS"], masked["MAX_BATCH_SIZE"]) == ("4000", "4")
+
+
+# --- published ------------------------------------------------------------------------------------
+
+
+def test_every_published_row_has_a_source_a_file_and_a_plausible_rate():
+    known = results.published()
+    assert len(known) == 3 + 5 + 6 + 1
+    assert known["source"].notna().all()
+    assert all((results.PUBLISHED / name).is_file() for name in known["file"])
+    assert known["output tokens/s"].between(20, 80).all()
+
+
+def test_published_units_are_seconds_and_milliseconds():
+    known = results.published().set_index(["file", "users"])
+    four = known.loc[("optimum-0.0.28-llama3-70b-inf2.48xlarge-bs4.csv", 8)]
+    assert four["output tokens/s"] == pytest.approx(64.094, abs=0.001)
+    assert four["TTFT p50 (s)"] == pytest.approx(4.925, abs=0.001)
+    bare = results.published().query("server.str.startswith('none')").iloc[0]
+    assert bare["TTFT p50 (s)"] == pytest.approx(0.74549)
+    assert bare["TPOT p50 (ms)"] == pytest.approx(34.67)
+
+
+def test_the_guides_rate_is_derived_without_the_prompt_and_marked_so():
+    known = results.published()
+    (guide,) = known[known["derived"]].to_dict("records")
+    assert guide["output tokens/s"] == pytest.approx(132.8 * 150 / 700)
+    assert guide["TTFT mean (s)"] == pytest.approx(5.50533)
+    assert 28 <= guide["output tokens/s"] <= 35, "shared/numbers.md: about 28 to 35"
+
+
+def test_published_costs_are_at_the_sagemaker_price():
+    known = results.published()
+    first = known.iloc[0]
+    expected = costs.price_per_hour("ml.inf2.48xlarge") / 3600 / first["output tokens/s"] * 1e6
+    assert first["$ per 1M output tokens"] == pytest.approx(expected)
+
+
+def test_a_missing_published_file_is_named(tmp_path):
+    with pytest.raises(ResultsError, match="optimum.*git checkout"):
+        results.published(tmp_path)

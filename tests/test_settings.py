@@ -1,0 +1,62 @@
+import pytest
+
+from helpers import settings
+from helpers.errors import SettingsError
+
+
+def test_nobody_spends_money_by_accident():
+    loaded = settings.load({})
+    assert loaded.target == "rehearsal"
+    assert loaded.speed == 60
+    assert loaded.region is None
+    assert loaded.results_dir == loaded.root / "results"
+    assert loaded.state_dir == loaded.root / ".rehearsal"
+
+
+def test_arguments_win_over_the_environment():
+    environ = {"WORKSHOP_TARGET": "aws", "WORKSHOP_REGION": "eu-west-1"}
+    loaded = settings.load(environ, target="rehearsal", region="us-west-2")
+    assert (loaded.target, loaded.region) == ("rehearsal", "us-west-2")
+
+
+def test_the_workshops_region_wins_over_aws_own():
+    environ = {"AWS_DEFAULT_REGION": "us-east-2", "AWS_REGION": "us-west-2"}
+    assert settings.load(environ).region == "us-west-2"
+    assert settings.load({**environ, "WORKSHOP_REGION": "eu-west-1"}).region == "eu-west-1"
+
+
+def test_everything_can_be_set_in_the_environment(tmp_path):
+    loaded = settings.load(
+        {
+            "WORKSHOP_TARGET": " AWS ",
+            "WORKSHOP_PARTICIPANT": "anna",
+            "WORKSHOP_ROLE_ARN": "arn:aws:iam::123456789012:role/x",
+            "WORKSHOP_SPEED": "20",
+            "WORKSHOP_RESULTS": str(tmp_path / "r"),
+            "WORKSHOP_STATE": str(tmp_path / "s"),
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:4566",
+        }
+    )
+    assert loaded.target == "aws"
+    assert loaded.participant == "anna"
+    assert loaded.role_arn.endswith("role/x")
+    assert loaded.speed == 20
+    assert loaded.results_dir == tmp_path / "r"
+    assert loaded.state_dir == tmp_path / "s"
+    assert loaded.endpoint_url == "http://127.0.0.1:4566"
+
+
+def test_an_empty_variable_counts_as_absent():
+    assert settings.load({"WORKSHOP_TARGET": "", "WORKSHOP_SPEED": " "}).speed == 60
+
+
+@pytest.mark.parametrize("target", ["prod", "AWSS", "reherasal"])
+def test_a_misspelt_target_is_refused_and_never_taken_for_aws(target):
+    with pytest.raises(SettingsError, match="`rehearsal`"):
+        settings.load({"WORKSHOP_TARGET": target})
+
+
+@pytest.mark.parametrize("speed", ["0", "-3", "fast", "nan", "inf"])
+def test_a_speed_that_makes_no_sense_is_refused(speed):
+    with pytest.raises(SettingsError, match="WORKSHOP_SPEED"):
+        settings.load({"WORKSHOP_SPEED": speed})

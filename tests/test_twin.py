@@ -1,0 +1,344 @@
+import csv
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import twin
+from helpers.errors import WorkshopError
+from helpers.settings import ROOT
+
+LLAMA_70B = "meta-llama/Meta-Llama-3-70B-Instruct"
+TIMING = twin.Timing(slots=4, prefill_s=1.0, decode_step_s=0.1)
+
+
+def batch_of(*requests, timing=TIMING):
+    batch = twin.StaticBatch(timing)
+    for name, output_tokens in requests:
+        batch.submit(name, output_tokens)
+    return batch
+
+
+def steps(batch):
+    while step := batch.next_step():
+        yield step
+
+
+def run(batch, count):
+    return [batch.next_step() for _ in range(count)]
+
+
+# --- the scheduler
+
+
+def test_an_idle_endpoint_has_nothing_to_do():
+    batch = twin.StaticBatch(TIMING)
+    assert batch.idle
+    assert batch.next_step() is None
+
+
+def test_the_first_token_comes_with_the_prefill():
+    prefill, decode = steps(batch_of(("a", 2)))
+    assert (prefill.kind, prefill.duration_s, list(prefill.emits)) == ("prefill", 1.0, ["a"])
+    assert (decode.kind, decode.duration_s, list(decode.finished)) == ("decode", 0.1, ["a"])
+
+
+def test_a_request_for_one_token_ends_with_its_prefill():
+    (prefill,) = steps(batch_of(("a", 1)))
+    assert list(prefill.finished) == ["a"]
+
+
+def test_requests_prefilled_together_get_their_first_token_together():
+    prefill = batch_of(("a", 5), ("b", 5), ("c", 5)).next_step()
+    assert prefill.duration_s == pytest.approx(3.0)
+    assert list(prefill.emits) == ["a", "b", "c"]
+
+
+def test_a_decode_step_takes_the_same_time_for_one_slot_as_for_all():
+    alone, full = batch_of(("a", 5)), batch_of(*((name, 5) for name in "abcd"))
+    assert run(alone, 2)[1].duration_s == run(full, 2)[1].duration_s
+    assert len(full.next_step().emits) == 4
+
+
+def test_a_request_beyond_the_slots_waits_for_a_free_one():
+    batch = batch_of(*((name, 3) for name in "abcde"))
+    order = [(step.kind, "".join(step.emits)) for step in steps(batch)]
+    assert order == [
+        ("prefill", "abcd"),
+        ("decode", "abcd"),
+        ("decode", "abcd"),
+        ("prefill", "e"),
+        ("decode", "e"),
+        ("decode", "e"),
+    ]
+
+
+def test_active_slots_pause_while_another_request_is_prefilled():
+    batch = batch_of(("a", 10))
+    run(batch, 2)
+    batch.submit("b", 10)  # floor(1.2 * 1) = 1 waits: enough
+    prefill, decode = run(batch, 2)
+    assert (prefill.kind, list(prefill.emits)) == ("prefill", ["b"])
+    assert list(decode.emits) == ["a", "b"]
+
+
+def test_one_request_does_not_interrupt_two_before_20_decode_steps():
+    batch = batch_of(("a", 100), ("b", 100))
+    batch.next_step()
+    batch.submit("c", 100)  # floor(1.2 * 2) = 2
+    assert [step.kind for step in run(batch, 21)] == ["decode"] * 20 + ["prefill"]
+
+
+def test_two_requests_interrupt_two_at_once():
+    batch = batch_of(("a", 100), ("b", 100))
+    batch.next_step()
+    batch.submit("c", 100)
+    batch.submit("d", 100)
+    assert list(batch.next_step().emits) == ["c", "d"]
+
+
+def test_a_long_queue_does_not_interrupt_three_for_one_free_slot():
+    # floor(1.2 * 3) = 3 wait, but a batch of 3 does not fit: TGI puts the smaller one back.
+    batch = batch_of(("a", 5), ("b", 100), ("c", 100), ("d", 100), *((n, 9) for n in "efgh"))
+    kinds = [step.kind for step in run(batch, 22)]
+    assert kinds == ["prefill"] + ["decode"] * 20 + ["prefill"]
+
+
+def test_20_decode_steps_are_counted_from_the_last_prefill():
+    batch = batch_of(("a", 100), ("b", 100))
+    run(batch, 16)  # a prefill and 15 decode steps
+    batch.submit("c", 100)
+    assert [step.kind for step in run(batch, 6)] == ["decode"] * 5 + ["prefill"]
+
+
+def test_a_cancelled_request_frees_its_slot():
+    batch = batch_of(*((name, 50) for name in "abcd"))
+    batch.next_step()
+    batch.submit("e", 50)
+    for name in "abc":
+        batch.cancel(name)
+    assert list(batch.next_step().emits) == ["e"]
+    assert len(batch) == 2
+
+
+def test_a_request_cancelled_in_the_queue_is_never_served():
+    batch = batch_of(("a", 1), ("b", 1))
+    batch.cancel("b")
+    assert ["".join(step.emits) for step in steps(batch)] == ["a"]
+
+
+def test_cancelling_what_is_not_there_changes_nothing():
+    batch = batch_of(("a", 2))
+    batch.cancel("x")
+    assert [len(step.emits) for step in steps(batch)] == [1, 1]
+
+
+def test_the_same_request_cannot_be_there_twice():
+    batch = batch_of(("a", 2))
+    with pytest.raises(ValueError, match="already there"):
+        batch.submit("a", 2)
+
+
+def test_a_request_for_no_token_is_refused():
+    with pytest.raises(ValueError, match="at least one token"):
+        batch_of(("a", 0))
+
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("submit"), st.integers(1, 40)),
+        st.tuples(st.just("cancel"), st.integers(0, 10)),
+        st.tuples(st.just("step"), st.integers(1, 30)),
+    ),
+    max_size=40,
+)
+
+
+@given(events, st.integers(1, 6))
+def test_every_request_gets_exactly_its_tokens_and_never_more_than_the_slots_run(events, slots):
+    batch = twin.StaticBatch(twin.Timing(slots, 1.0, 0.1))
+    missing, cancelled = {}, set()
+
+    def take(step):
+        assert len(step.emits) <= slots
+        for name in step.emits:
+            assert name not in cancelled
+            missing[name] -= step.count
+        assert {name for name in step.emits if not missing[name]} == set(step.finished)
+
+    for event, number in events:
+        if event == "submit":
+            name = len(missing)
+            missing[name] = number
+            batch.submit(name, number)
+        elif event == "cancel":
+            if missing.get(number):
+                cancelled.add(number)
+            batch.cancel(number)
+        elif step := batch.next_step(limit=number):
+            take(step)
+    for step in steps(batch):
+        take(step)
+    assert all(not left for name, left in missing.items() if name not in cancelled)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(1, 5))
+def test_many_decode_steps_at_once_are_the_same_as_one_by_one(lengths, slots):
+    timing = twin.Timing(slots, 1.0, 0.1)
+
+    def tokens(limit):
+        batch = batch_of(*enumerate(lengths), timing=timing)
+        while step := batch.next_step(limit):
+            for _ in range(step.count):
+                yield step.kind, tuple(step.emits)
+
+    assert list(tokens(1)) == list(tokens(10**9))
+
+
+# --- times
+
+
+def test_llama_3_70b_on_inf2_48xlarge_has_the_published_times():
+    published = twin.timing(LLAMA_70B, instance_type="ml.inf2.48xlarge", batch_size=4)
+    assert (published.prefill_s, published.decode_step_s) == (1.2, 0.0398)
+    assert "derived" not in published.source
+
+
+@pytest.mark.parametrize(("batch_size", "file"), [(1, "bs1"), (4, "bs4")])
+def test_the_published_times_come_from_the_published_tables(batch_size, file):
+    name = f"optimum-0.0.28-llama3-70b-inf2.48xlarge-{file}.csv"
+    with open(ROOT / "results" / "published" / name, newline="") as lines:
+        row = next(csv.DictReader(lines))
+    ttft_s = float(row["Time-to-first-token @ P50 (s)"])
+    step_s = (250 / float(row["throughput (t/s)"]) - ttft_s) / 249
+    times = twin.PUBLISHED[batch_size]
+    assert times.prefill_s == pytest.approx(ttft_s, rel=0.005)
+    assert times.decode_step_s == pytest.approx(step_s, rel=0.005)
+
+
+def test_a_small_model_on_one_chip_is_scaled_and_says_so():
+    small = twin.timing(
+        "meta-llama/Meta-Llama-3-8B-Instruct", instance_type="inf2.xlarge", batch_size=4
+    )
+    assert small.decode_step_s == pytest.approx(0.0398 * 8 / 70 * 12)
+    assert small.prefill_s == pytest.approx(1.2 * 8 / 70 * 12)
+    assert "derived" in small.source
+
+
+def test_a_larger_batch_has_a_slower_step():
+    eight = twin.timing(LLAMA_70B, instance_type="ml.inf2.48xlarge", batch_size=8)
+    assert eight.decode_step_s > 0.0398
+    assert eight.prefill_s == pytest.approx(1.2)
+
+
+def test_the_size_in_a_name_is_not_its_version():
+    faster = twin.timing(
+        "meta-llama/Llama-3.3-70B-Instruct", instance_type="ml.trn1.32xlarge", batch_size=4
+    )
+    assert faster.decode_step_s == pytest.approx(0.0398 * 12 / 16)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "instance_type", "batch_size", "words"),
+    [
+        ("gpt2", "ml.inf2.48xlarge", 4, "how large the model is"),
+        (LLAMA_70B, "ml.p5.48xlarge", 4, "ml.inf2.48xlarge"),
+        (LLAMA_70B, "ml.inf2.48xlarge", 0, "at least one slot"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_in_one_sentence(
+    model_id, instance_type, batch_size, words
+):
+    with pytest.raises(WorkshopError, match=words):
+        twin.timing(model_id, instance_type=instance_type, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("times", [(0, 1.0, 0.1), (4, 0.0, 0.1), (4, 1.0, float("nan"))])
+def test_an_endpoint_needs_slots_and_positive_times(times):
+    with pytest.raises(ValueError, match="positive times"):
+        twin.Timing(*times)
+
+
+# --- loads in virtual time
+
+
+def throughput(served):
+    return sum(request.tokens for request in served) / max(request.last_s for request in served)
+
+
+def ttft_p50(served):
+    return statistics.median(request.first_s - request.sent_s for request in served)
+
+
+def test_one_user_waits_for_the_prefill_and_then_for_one_step_a_token():
+    served = twin.simulate(TIMING, concurrency=1, requests=2, output_tokens=11)
+    assert [request.first_s for request in served] == pytest.approx([1.0, 3.0])
+    assert [request.last_s for request in served] == pytest.approx([2.0, 4.0])
+
+
+def test_the_first_of_a_burst_is_prefilled_alone_and_the_others_together():
+    served = twin.simulate(TIMING, concurrency=4, requests=4, output_tokens=11)
+    assert [request.first_s for request in served] == pytest.approx([1.0, 4.0, 4.0, 4.0])
+    assert {round(request.last_s, 6) for request in served} == {5.0}
+
+
+def test_a_fifth_user_of_four_slots_waits_for_a_whole_answer():
+    served = twin.simulate(TIMING, concurrency=5, requests=5, output_tokens=11)
+    assert served[4].first_s == pytest.approx(6.0)
+
+
+def test_in_a_closed_loop_the_next_request_is_sent_when_the_answer_is_complete():
+    served = twin.simulate(TIMING, concurrency=1, requests=5, output_tokens=[3, 1, 4, 1, 5])
+    assert [request.sent_s for request in served[1:]] == [request.last_s for request in served[:-1]]
+    assert [request.tokens for request in served] == [3, 1, 4, 1, 5]
+
+
+def test_in_rounds_nobody_sends_before_the_slowest_is_served():
+    served = twin.simulate(
+        TIMING, concurrency=3, requests=6, output_tokens=[5, 50, 9] * 2, load="rounds"
+    )
+    assert {request.sent_s for request in served[3:]} == {
+        max(request.last_s for request in served[:3])
+    }
+
+
+@pytest.mark.parametrize("load", ["closed", "rounds"])
+def test_the_throughput_is_the_published_one_within_7_percent(load):
+    name = "optimum-0.0.28-llama3-70b-inf2.48xlarge-bs4.csv"
+    with open(ROOT / "results" / "published" / name, newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for row in rows:
+        users = int(row["concurrent requests"])
+        served = twin.simulate(
+            twin.PUBLISHED[4],
+            concurrency=users,
+            requests=8 * users,
+            output_tokens=250,
+            load=load,
+        )
+        assert throughput(served) == pytest.approx(float(row["throughput (t/s)"]), rel=0.07)
+
+
+def test_one_user_has_the_published_time_to_first_token():
+    served = twin.simulate(twin.PUBLISHED[4], concurrency=1, requests=8, output_tokens=250)
+    assert ttft_p50(served) == pytest.approx(1.2007, rel=0.01)
+
+
+def test_a_hundred_thousand_tokens_take_no_time():
+    served = twin.simulate(TIMING, concurrency=64, requests=1000, output_tokens=100_000)
+    assert throughput(served) == pytest.approx(40, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        {"concurrency": 0, "requests": 1, "output_tokens": 1},
+        {"concurrency": 1, "requests": 0, "output_tokens": 1},
+        {"concurrency": 1, "requests": 3, "output_tokens": [1, 2]},
+        {"concurrency": 1, "requests": 1, "output_tokens": 1, "load": "waves"},
+    ],
+)
+def test_a_load_that_makes_no_sense_is_refused(load):
+    with pytest.raises(ValueError, match="load"):
+        twin.simulate(TIMING, **load)
