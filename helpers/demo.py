@@ -20,7 +20,7 @@ from typing import Any
 
 import gradio as gr
 
-from helpers import containers, messages
+from helpers import contracts, messages
 from helpers.errors import InvocationError, SettingsError, WorkshopError
 
 SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and say so when you do not know."
@@ -286,7 +286,7 @@ def _limits(endpoint) -> tuple[int, int]:
     """Batch slots of all instances, and the longest reply worth offering: half of the sequence."""
     slots, length = SLOTS, SEQUENCE_LENGTH
     with suppress(WorkshopError):  # an image nothing is known about
-        shape = containers.shape(containers.contract_for_image(endpoint.image), endpoint.env)
+        shape = contracts.shape(contracts.contract_for_image(endpoint.image), endpoint.env)
         slots, length = shape.batch_size, shape.max_total_tokens
     return slots * max(endpoint.instance_count, 1), length // 2
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from helpers import containers, costs, hub, resources
+from helpers import containers, contracts, costs, hub, resources, sdk
 from helpers.errors import (
     ContainerError,
     EndpointError,
@@ -146,7 +146,7 @@ def _create_all(
     role: str,
     instance_count: int,
 ) -> None:
-    sdk, shapes = containers.sagemaker_core("resources"), containers.sagemaker_core("shapes")
+    core, shapes = sdk.sagemaker_core("resources"), sdk.sagemaker_core("shapes")
     _forget_foreign_client()
     tags = [
         shapes.Tag(key=key, value=value)
@@ -157,7 +157,7 @@ def _create_all(
     steps: tuple[tuple[Kind, Callable[[], Any]], ...] = (
         (
             MODEL,
-            lambda: sdk.Model.create(
+            lambda: core.Model.create(
                 model_name=name,
                 primary_container=shapes.ContainerDefinition(image=image, environment=dict(env)),
                 execution_role_arn=role,
@@ -166,7 +166,7 @@ def _create_all(
         ),
         (
             CONFIG,
-            lambda: sdk.EndpointConfig.create(
+            lambda: core.EndpointConfig.create(
                 endpoint_config_name=name,
                 production_variants=[
                     shapes.ProductionVariant(
@@ -186,7 +186,7 @@ def _create_all(
         ),
         (
             ENDPOINT,
-            lambda: sdk.Endpoint.create(endpoint_name=name, endpoint_config_name=name, **here),
+            lambda: core.Endpoint.create(endpoint_name=name, endpoint_config_name=name, **here),
         ),
     )
     for kind, create in steps:
@@ -204,7 +204,7 @@ def _problem(
     The SDK's exceptions hold the request, and the request holds the token.
     """
     try:
-        with containers.quiet():
+        with sdk.quiet():
             create()
     except Exception as error:  # whatever the SDK's validation or parsing comes up with
         problem = reason(error, secret)
@@ -225,7 +225,7 @@ def _forget_foreign_client() -> None:
     2.20 keeps the first client of the process, whatever session is passed later; 2.27 keeps one
     for each session.
     """
-    client = containers.sagemaker_core("utils.utils").SageMakerClient
+    client = sdk.sagemaker_core("utils.utils").SageMakerClient
     kept = type(client)._instances
     if isinstance(kept.get(client), client):
         del kept[client]
@@ -456,8 +456,8 @@ def _remedy(endpoint: Endpoint) -> str:
     if re.search("capacity", endpoint.failure_reason, re.IGNORECASE):
         return f"AWS has no {endpoint.instance_type} left here: try later or in another region."
     try:
-        contract = containers.contract_for_image(endpoint.image)
-        broken = containers.check(contract, endpoint.env, instance_type=endpoint.instance_type)
+        contract = contracts.contract_for_image(endpoint.image)
+        broken = contracts.check(contract, endpoint.env, instance_type=endpoint.instance_type)
     except ContainerError as error:
         return str(error)
     if broken:

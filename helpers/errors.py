@@ -14,6 +14,9 @@ WorkshopError
 ```
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class WorkshopError(Exception):
     """Base of every error the workshop raises on purpose."""
@@ -90,3 +93,16 @@ class RehearsalError(WorkshopError):
 
 def _invocation_error(message: str, details: dict) -> InvocationError:
     return InvocationError(message, **details)
+
+
+@contextmanager
+def shown(say: Callable[[str], None]) -> Iterator[None]:
+    """Say a workshop error and go on: for lessons that fail on purpose.
+
+    Args:
+        say: What prints it, for example a session's `say`.
+    """
+    try:
+        yield
+    except WorkshopError as error:
+        say(f"{type(error).__name__}: {error}")

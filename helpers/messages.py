@@ -215,6 +215,7 @@ def chat(
     temperature: float | None = None,
     top_p: float | None = None,
     stop: Sequence[str] | str | None = None,
+    seed: int | None = None,
 ) -> Reply:
     """Send a conversation and wait for the whole reply; SageMaker gives it 60 s.
 
@@ -227,6 +228,7 @@ def chat(
         temperature: Above 0; None for the container's default.
         top_p: Above 0 and below 1; None for the container's default.
         stop: Words that end the reply. TGI 0.0.22 ignores them.
+        seed: Makes sampling repeatable; None draws anew each time.
 
     Raises:
         InvocationError: When there is no reply, with what to do about it.
@@ -238,6 +240,7 @@ def chat(
         temperature=temperature,
         top_p=top_p,
         stop=stop,
+        seed=seed,
     )
     try:
         response = client.invoke_endpoint(**_request(endpoint_name, body))
@@ -257,6 +260,7 @@ def stream(
     temperature: float | None = None,
     top_p: float | None = None,
     stop: Sequence[str] | str | None = None,
+    seed: int | None = None,
 ) -> "ChatStream":
     """Send a conversation and read the reply as it is written; SageMaker gives it 8 minutes.
 
@@ -272,6 +276,7 @@ def stream(
         temperature=temperature,
         top_p=top_p,
         stop=stop,
+        seed=seed,
         stream=True,
     )
     try:
@@ -289,6 +294,7 @@ def request_body(
     temperature: float | None = None,
     top_p: float | None = None,
     stop: Sequence[str] | str | None = None,
+    seed: int | None = None,
     stream: bool = False,
 ) -> dict[str, Any]:
     """The Messages API request, with what is None left out.
@@ -301,6 +307,7 @@ def request_body(
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "seed": seed,
         "stop": [stop] if isinstance(stop, str) else list(stop) if stop else None,
         "stream": stream,
     }

@@ -1,8 +1,14 @@
 """Run one notebook, and keep what must not be committed out of its outputs."""
 
+import ast
+import asyncio
+import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +37,7 @@ class Executed:
     Attributes:
         name: File name without `.ipynb`.
         notebook: The notebook with its outputs, as far as it came.
-        seconds: Wall time, kernel start included.
+        seconds: Wall time of its turn.
         error: One sentence, or None when every cell ran.
         cell: Index of the cell that failed, and its source.
     """
@@ -63,32 +69,117 @@ def execute(path: Path, *, environ: Mapping[str, str]) -> Executed:
         path: The notebook; the file itself stays as it is.
         environ: The kernel's whole environment.
     """
-    notebook = nbformat.read(path, as_version=4)
-    reached = []
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=CELL_TIMEOUT_S,
-        record_timing=False,
-        coalesce_streams=True,
-        extra_arguments=["--log-level=ERROR"],  # a kernel's own log is no progress
-        resources={"metadata": {"path": str(path.parent)}},
-        on_cell_execute=lambda cell, cell_index: reached.append((cell_index, cell.source)),
-    )
-    started = time.monotonic()
-    error = None
+    with prepared([path], environ=environ) as (run,):
+        return run()
+
+
+@contextmanager
+def prepared(
+    paths: Sequence[Path], *, environ: Mapping[str, str]
+) -> Iterator[list[Callable[[], Executed]]]:
+    """Start a fresh kernel for each notebook and run its imports ahead; yield what runs the rest.
+
+    Importing pandas, Gradio and the SDK takes longer than most notebooks need, and the deployment
+    of notebook 03 leaves the machine idle. Only a first cell that does nothing but import is run
+    before its turn. One notebook is prepared at a time, in the order given. Whatever has not
+    ended when the block ends is stopped.
+    """
+    running: list[_Running] = []
+    for path in paths:
+        running.append(_Running(path, environ, after=running[-1].ready if running else None))
     try:
-        client.execute(env=dict(environ))
-    except CellExecutionError as failure:
-        error = _sentence(failure.evalue, kind=failure.ename)
-    except (CellTimeoutError, DeadKernelError) as failure:
-        error = _sentence(str(failure), kind=type(failure).__name__)
-    return Executed(
-        path.stem,
-        notebook,
-        seconds=time.monotonic() - started,
-        error=error,
-        cell=reached[-1] if error and reached else None,
+        yield [one.take_turn for one in running]
+    finally:
+        for one in running:
+            one.abandon()
+        for one in running:
+            one.thread.join()
+
+
+class _Running:
+    """One notebook in a thread of its own, which stops before its second cell until its turn."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str], *, after: threading.Event | None):
+        self._path, self._environ, self._after = path, environ, after
+        self.ready = threading.Event()  # its imports have run, or it has ended
+        self._notebook = nbformat.read(path, as_version=4)
+        code = [cell.source for cell in self._notebook.cells if cell.cell_type == "code"]
+        self._ahead = 1 if code and _only_imports(code[0]) else 0  # cells to run before the turn
+        self._reached: list[tuple[int, str]] = []
+        self._turn = threading.Event()
+        self._abandoned = False
+        self._error: str | None = None
+        self._client = NotebookClient(
+            self._notebook,
+            kernel_name="python3",
+            timeout=CELL_TIMEOUT_S,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],  # a kernel's own log is no progress
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_execute=self._before_cell,
+        )
+        self.thread = threading.Thread(target=self._execute, name=path.stem, daemon=True)
+        self.thread.start()
+
+    def take_turn(self) -> Executed:
+        """Run what is left of the notebook, and wait until it has ended."""
+        started = time.monotonic()
+        self._turn.set()
+        self.thread.join()
+        return Executed(
+            self._path.stem,
+            self._notebook,
+            seconds=time.monotonic() - started,
+            error=self._error,
+            cell=self._reached[-1] if self._error and self._reached else None,
+        )
+
+    def abandon(self) -> None:
+        """End the kernel of a notebook that has not ended; nothing when it has."""
+        self._abandoned = True
+        if self._turn.is_set() and self.thread.is_alive() and self._client.km:
+            os.kill(self._client.km.provisioner.pid, signal.SIGKILL)  # a cell may run for minutes
+        self._turn.set()
+
+    def _execute(self) -> None:
+        if self._after:
+            self._after.wait()
+        try:
+            if not self._abandoned:
+                asyncio.run(self._client.async_execute(env=dict(self._environ)))
+        except _Abandoned:
+            pass
+        except CellExecutionError as failure:
+            self._error = _sentence(failure.evalue, kind=failure.ename)
+        except (CellTimeoutError, DeadKernelError) as failure:
+            self._error = _sentence(str(failure), kind=type(failure).__name__)
+        finally:
+            self.ready.set()
+
+    def _before_cell(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        if len(self._reached) == self._ahead:
+            self.ready.set()
+            self._turn.wait()
+        if self._abandoned:
+            raise _Abandoned
+        self._reached.append((cell_index, cell.source))
+
+
+class _Abandoned(Exception):
+    """The run has ended before this notebook's turn."""
+
+
+def _only_imports(source: str) -> bool:
+    """Whether a cell does nothing but import and say where from (`sys.path.insert`)."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return False
+    return all(
+        isinstance(one, ast.Import | ast.ImportFrom)
+        or ast.unparse(one).startswith("sys.path.insert(")
+        for one in statements
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from PIL import Image
 
 from helpers import metrics, results
 from helpers.errors import ResultsError
@@ -22,6 +23,7 @@ BLUE, VERMILION, PURPLE, BLACK = "#0072B2", "#D55E00", "#CC79A7", "#000000"
 _RUN_COLORS = (BLUE, VERMILION, GREEN, PURPLE)
 _PUBLISHED_STYLES = ((BLACK, "^"), (ORANGE, "s"), (PURPLE, "D"), (GREEN, "v"))
 _WATERMARK = "rehearsal"
+_SHOWN_DPI = 80  # in a notebook; files are finer
 
 
 class Chart(Figure):
@@ -47,9 +49,11 @@ class Chart(Figure):
             )
 
     def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
+        # 32 colors are enough for a chart, and keep a notebook with its figures below 100 kB.
+        drawn, shown = BytesIO(), BytesIO()
+        self.savefig(drawn, format="png", dpi=_SHOWN_DPI)
+        Image.open(drawn).convert("RGB").quantize(32).save(shown, format="png", optimize=True)
+        return shown.getvalue()
 
     def __repr__(self) -> str:
         return f"Figure: {self.question}" + (f" [{_WATERMARK}]" if self.is_rehearsal else "")

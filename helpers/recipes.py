@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from helpers import containers, hub
-from helpers.containers import TGI, VLLM
+from helpers import contracts, hub
+from helpers.contracts import TGI, VLLM
 from helpers.costs import INSTANCES, price_per_hour
 from helpers.errors import SettingsError
 
@@ -58,14 +58,14 @@ class Recipe:
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
 
     @property
-    def contract(self) -> containers.Contract:
+    def contract(self) -> contracts.Contract:
         """What the container reads and refuses."""
-        return containers.CONTRACTS[self.framework, self.container_version]
+        return contracts.CONTRACTS[self.framework, self.container_version]
 
     @property
-    def shape(self) -> containers.Shape:
+    def shape(self) -> contracts.Shape:
         """What the container makes of the environment."""
-        return containers.shape(self.contract, self.env)
+        return contracts.shape(self.contract, self.env)
 
     @property
     def batch_size(self) -> int:

@@ -232,6 +232,7 @@ def open_session(
     region: str | None = None,
     participant: str | None = None,
     role_arn: str | None = None,
+    remember: bool = False,
     environ: MutableMapping[str, str] = os.environ,
 ) -> Session:
     """Open a session with the rehearsal (the default) or with AWS.
@@ -244,6 +245,7 @@ def open_session(
         region: AWS region; the environment's, else the configured one.
         participant: Whose endpoint it is; derived from the identity when left out.
         role_arn: Execution role for endpoints.
+        remember: Keep these choices for the sessions of other notebooks.
         environ: The process environment.
 
     Raises:
@@ -266,6 +268,16 @@ def open_session(
         clock, url = Clock(), None
     boto = _Boto(region_name=_region(loaded), endpoint_url=url)
     account, identity = _identity(boto)
+    if remember:
+        settings.remember(
+            loaded.state_dir,
+            target=target,
+            region=region,
+            participant=participant,
+            role_arn=role_arn,
+        )
+    # A remedy that is cut off is none, and a wrapped row loses the word at its end.
+    pd.set_option("display.width", 1000, "display.max_columns", None, "display.max_colwidth", None)
     return Session(
         settings=loaded,
         region=boto.region_name,

@@ -1,5 +1,6 @@
-"""Where the workshop runs and writes, read from arguments and the environment."""
+"""Where the workshop runs and writes: arguments, environment, and what notebook 01 has chosen."""
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from helpers.errors import SettingsError
 
 TARGETS = ("rehearsal", "aws")
 DEFAULT_SPEED = 60.0  # one second here is one minute there
+CHOICES = ("target", "region", "participant", "role_arn")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,11 +50,11 @@ def load(
     participant: str | None = None,
     role_arn: str | None = None,
 ) -> Settings:
-    """Settings from arguments first, then the environment, then the defaults.
+    """Settings from arguments first, then `WORKSHOP_*`, then what was remembered, then defaults.
 
-    Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (or `AWS_REGION`, `AWS_DEFAULT_REGION`),
-    `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`, `WORKSHOP_RESULTS`,
-    `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value counts as absent.
+    Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (after what was remembered also `AWS_REGION`,
+    `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`,
+    `WORKSHOP_RESULTS`, `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value counts as absent.
 
     Raises:
         SettingsError: When the target is unknown or the speed is no positive number.
@@ -65,16 +67,49 @@ def load(
         value = first(name)
         return Path(value).expanduser().resolve() if value else default
 
+    state_dir = folder("WORKSHOP_STATE", Settings.state_dir)
+    chosen = _remembered(state_dir)
     return Settings(
-        target=_target(target or first("WORKSHOP_TARGET") or TARGETS[0]),
-        region=region or first("WORKSHOP_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
-        participant=participant or first("WORKSHOP_PARTICIPANT"),
-        role_arn=role_arn or first("WORKSHOP_ROLE_ARN"),
+        target=_target(
+            target or first("WORKSHOP_TARGET") or chosen.get("target") or Settings.target
+        ),
+        region=region
+        or first("WORKSHOP_REGION")
+        or chosen.get("region")
+        or first("AWS_REGION", "AWS_DEFAULT_REGION"),
+        participant=participant or first("WORKSHOP_PARTICIPANT") or chosen.get("participant"),
+        role_arn=role_arn or first("WORKSHOP_ROLE_ARN") or chosen.get("role_arn"),
         endpoint_url=first("AWS_ENDPOINT_URL"),
         speed=_speed(first("WORKSHOP_SPEED")),
         results_dir=folder("WORKSHOP_RESULTS", Settings.results_dir),
-        state_dir=folder("WORKSHOP_STATE", Settings.state_dir),
+        state_dir=state_dir,
     )
+
+
+def remember(state_dir: Path, **choices: str | None) -> None:
+    """Keep choices for the sessions that follow; what is None stays as it was.
+
+    Args:
+        state_dir: `Settings.state_dir`.
+        **choices: `target`, `region`, `participant`, `role_arn`.
+    """
+    kept = _remembered(state_dir) | {name: value for name, value in choices.items() if value}
+    state_dir.mkdir(parents=True, exist_ok=True)
+    (state_dir / "choices.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _remembered(state_dir: Path) -> dict[str, str]:
+    path = state_dir / "choices.json"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"What notebook 01 has chosen cannot be read: remove {path}."
+        ) from error
+    known = read.items() if isinstance(read, dict) else ()
+    return {name: value for name, value in known if name in CHOICES and isinstance(value, str)}
 
 
 def _target(value: str) -> str:

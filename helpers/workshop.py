@@ -129,12 +129,13 @@ def run(paths: Sequence[Path], results_dir: Path, *, environ: Mapping[str, str])
         say(f"Running {len(paths)} notebooks against a rehearsal AWS on this machine.")
         executed_dir = results_dir / "notebooks"
         executed_dir.mkdir(parents=True)
-        for path in paths:
-            executed = notebooks.execute(path, environ=given)
-            nbformat.write(executed.notebook, executed_dir / path.name)
-            _report(executed)
-            if executed.error:
-                break
+        with notebooks.prepared(paths, environ=given) as turns:
+            for path, take_turn in zip(paths, turns, strict=True):
+                executed = take_turn()
+                nbformat.write(executed.notebook, executed_dir / path.name)
+                _report(executed)
+                if executed.error:
+                    break
         made = things(given)
     left = [thing for thing in made if not thing.deleted]
     _print_outcome(results_dir, made)
@@ -280,12 +281,13 @@ def record(paths: Sequence[Path], *, environ: Mapping[str, str]) -> bool:
     recorded = {}
     with rehearsal(environ) as given:
         say(f"Recording {len(paths)} notebooks against a rehearsal AWS on this machine.")
-        for path in paths:
-            executed = notebooks.execute(path, environ=given)
-            _report(executed)
-            if executed.error:
-                return False
-            recorded[path] = notebooks.normalize(executed.notebook, path.stem)
+        with notebooks.prepared(paths, environ=given) as turns:
+            for path, take_turn in zip(paths, turns, strict=True):
+                executed = take_turn()
+                _report(executed)
+                if executed.error:
+                    return False
+                recorded[path] = notebooks.normalize(executed.notebook, path.stem)
     found = [
         sentence
         for path, nb in recorded.items()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 
 from botocore.awsrequest import AWSResponse
 
@@ -42,24 +43,24 @@ class _Raw:
 
 
 def refuse(session, operation, code, message, *, status=400, service="sagemaker"):
-    """From now on AWS refuses an operation to the clients this session makes."""
+    """From now on AWS refuses an operation to this session."""
 
     def answer(request, **_):
         body = json.dumps({"__type": code, "message": message}).encode()
         return AWSResponse(request.url, status, {"x-amzn-errortype": code}, _Raw(body))
 
-    session.boto.events.register(f"before-send.{service}.{operation}", answer)
+    _register(session, f"before-send.{service}.{operation}", answer)
 
 
 def pretend(session, operation, *, times=10**9, service="sagemaker", **members):
-    """The next answers of an operation to this session's clients have these members."""
+    """The next answers of an operation to this session have these members."""
     left = iter(range(times))
 
     def change(parsed, **_):
         if next(left, None) is not None:
             parsed.update(members)
 
-    session.boto.events.register(f"after-call.{service}.{operation}", change)
+    after(session, operation, change, service=service)
 
 
 def fail_after(session, operation, error, *, service="sagemaker"):
@@ -68,4 +69,36 @@ def fail_after(session, operation, error, *, service="sagemaker"):
     def fail(**_):
         raise error
 
-    session.boto.events.register(f"after-call.{service}.{operation}", fail)
+    after(session, operation, fail, service=service)
+
+
+def after(session, operation, handler, *, service="sagemaker"):
+    """Call a handler with the parsed answer of every such operation of this session."""
+    _register(session, f"after-call.{service}.{operation}", handler)
+
+
+_registered = []
+
+
+def restore():
+    """Undo all of this."""
+    while _registered:
+        emitter, event, handler = _registered.pop()
+        emitter.unregister(event, handler)
+
+
+def _register(session, event, handler):
+    for emitter in _emitters(session):
+        emitter.register(event, handler)
+        _registered.append((emitter, event, handler))
+
+
+def _emitters(session):
+    """Of the session, for clients it makes later, and of those that are there already."""
+    yield session.boto.events
+    yield from (client.meta.events for client in session._clients.values())
+    sdk = sys.modules.get("sagemaker.core.utils.utils")
+    kept = sdk and type(sdk.SageMakerClient)._instances.get(sdk.SageMakerClient)
+    if isinstance(kept, dict):  # from 2.27 on it keeps one for each session
+        mine = {id(one): one for one in kept.values() if one.session is session.boto}
+        yield from (one.sagemaker_client.meta.events for one in mine.values())

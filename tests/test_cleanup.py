@@ -31,8 +31,9 @@ def session(shared):
 
 @pytest.fixture
 def refused(session):
-    """The same participant's session, whose AWS is about to refuse something."""
-    return open_session(participant=session.participant)
+    """The same session, whose AWS is about to refuse something."""
+    yield session
+    rehearsing.restore()
 
 
 def participant(shared, name):
@@ -105,6 +106,7 @@ def test_one_failure_does_not_stop_the_others(session, refused):
     deleted = cleanup.delete(refused).set_index("kind")["result"]
     assert deleted["endpoint"] == deleted["model"] == "deleted"
     assert "not allowed to call DeleteEndpointConfig" in deleted["endpoint configuration"]
+    rehearsing.restore()
     assert list(cleanup.leftovers(session)["kind"]) == ["endpoint configuration"]
     cleanup.delete(session)
 
@@ -115,6 +117,7 @@ def test_an_endpoint_that_cannot_be_deleted_says_so_and_is_not_billed_as_gone(se
     deleted = cleanup.delete(refused)
     assert deleted["result"][0].startswith("failed: ")
     assert deleted["cost ($)"][0] == ""
+    rehearsing.restore()
     cleanup.delete(session)
 
 

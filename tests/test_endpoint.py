@@ -42,8 +42,9 @@ def session(shared):
 
 @pytest.fixture
 def broken(session):
-    """The same participant's session, whose AWS is about to be tampered with."""
-    return open_session(participant=session.participant)
+    """The same session, whose AWS the test is about to tamper with."""
+    yield session
+    rehearsing.restore()
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_an_endpoint_that_is_being_deleted_is_waited_for_and_made_again(session,
             resources.delete(session, resources.ENDPOINT, first.name)
             looks.append(parsed.update(EndpointStatus="Deleting"))
 
-    broken.boto.events.register("after-call.sagemaker.DescribeEndpoint", delete_while_it_looks)
+    rehearsing.after(broken, "DescribeEndpoint", delete_while_it_looks)
     second = deploy(broken)
     assert second.created > first.created
     assert "waiting until it is gone" in capsys.readouterr().out
@@ -225,14 +226,14 @@ def test_a_model_that_is_not_gated_gets_no_token(session):
     assert "HF_TOKEN" not in model["PrimaryContainer"]["Environment"]
 
 
-def test_an_interrupted_deployment_says_what_exists(session, broken):
+def test_an_interrupted_deployment_says_what_exists(broken):
     rehearsing.fail_after(broken, "CreateEndpointConfig", KeyboardInterrupt())
     with pytest.raises(EndpointError, match="No endpoint was created"):
         deploy(broken)
-    late = open_session(participant=session.participant)
-    rehearsing.fail_after(late, "CreateEndpoint", KeyboardInterrupt())
+    rehearsing.restore()
+    rehearsing.fail_after(broken, "CreateEndpoint", KeyboardInterrupt())
     with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour"):
-        deploy(late)
+        deploy(broken)
 
 
 def test_the_token_reaches_the_container_and_nobody_else(session, capsys, caplog):
@@ -392,10 +393,10 @@ class Interrupted(Clock):
         raise KeyboardInterrupt
 
 
-def test_an_interrupt_says_what_exists_and_bills(broken):
+def test_an_interrupt_says_what_exists_and_bills(broken, monkeypatch):
     rehearsing.pretend(broken, "DescribeEndpoint", EndpointStatus="Creating")
     made = deploy(broken)
-    broken.clock = Interrupted(broken.clock.speed, broken.clock.origin)
+    monkeypatch.setattr(broken, "clock", Interrupted(broken.clock.speed, broken.clock.origin))
     with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour.*08_clean_up"):
         endpoint.wait(broken, made)
 

@@ -6,7 +6,7 @@ import pytest
 from helpers import errors
 from helpers.errors import EndpointError, EndpointFailed, InvocationError, WorkshopError
 
-CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda c: c.__name__)
@@ -43,3 +43,15 @@ def test_an_invocation_error_survives_a_process_boundary():
         400,
         "Once upon",
     )
+
+
+def test_an_error_on_purpose_is_said_and_the_lesson_goes_on():
+    said = []
+    with errors.shown(said.append):
+        raise EndpointFailed("It failed: see its log.")
+    assert said == ["EndpointFailed: It failed: see its log."]
+
+
+def test_an_error_that_is_no_lesson_is_not_hidden():
+    with pytest.raises(ZeroDivisionError), errors.shown(print):
+        raise ZeroDivisionError

@@ -1,6 +1,6 @@
 import pytest
 
-from helpers import containers, recipes
+from helpers import contracts, recipes
 from helpers.errors import SettingsError, WorkshopError
 
 
@@ -27,7 +27,7 @@ def test_the_default_is_the_original_guides():
 def test_every_recipe_keeps_its_containers_contract(name):
     recipe = recipes.get(name)
     env = {**recipe.env, "HF_TOKEN": "hf_something"}
-    assert containers.check(recipe.contract, env, instance_type=recipe.instance_type) == []
+    assert contracts.check(recipe.contract, env, instance_type=recipe.instance_type) == []
     assert recipe.shape.messages_api
     assert recipe.shape.model_id == recipe.model_id
 
@@ -102,7 +102,7 @@ def test_every_variable_of_every_recipe_is_explained():
 
 
 def test_every_variable_a_contract_names_is_explained():
-    for contract in containers.CONTRACTS.values():
+    for contract in contracts.CONTRACTS.values():
         named = {contract.model_variable, contract.batch_variable, contract.length_variable}
         named |= {contract.cores_variable, *contract.input_variables}
         assert named <= recipes.VARIABLES.keys()

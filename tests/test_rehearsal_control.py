@@ -17,7 +17,7 @@ from botocore.session import Session as BotoSession
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from helpers import containers, messages, recipes
+from helpers import contracts, messages, recipes
 from helpers.rehearsal import control, hub, launch, routes, services, shapes, startup
 from helpers.rehearsal.server import Server
 
@@ -163,7 +163,7 @@ def sagemaker(world):
 
 def image():
     registry = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
-    return f"{registry}/{containers.REPOSITORIES[RECIPE.framework]}:{RECIPE.contract.tag}"
+    return f"{registry}/{contracts.REPOSITORIES[RECIPE.framework]}:{RECIPE.contract.tag}"
 
 
 def create_model(client, name="m", **env):

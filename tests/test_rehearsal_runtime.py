@@ -14,7 +14,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from helpers import containers, twin
+from helpers import contracts, twin
 from helpers.clock import Clock
 from helpers.rehearsal.control import Deployment
 from helpers.rehearsal.runtime import Runtime
@@ -36,13 +36,13 @@ VLLM_ENV = {"SM_ON_MODEL": MODEL, "SM_ON_BATCH_SIZE": "4", "SM_ON_SEQUENCE_LENGT
 MESSAGES = [{"role": "user", "content": "What is a rehearsal?"}]
 
 
-def image(version, framework=containers.TGI):
-    repository = containers.REPOSITORIES[framework]
-    tag = containers.CONTRACTS[framework, version].tag
+def image(version, framework=contracts.TGI):
+    repository = contracts.REPOSITORIES[framework]
+    tag = contracts.CONTRACTS[framework, version].tag
     return f"763104351884.dkr.ecr.us-east-1.amazonaws.com/{repository}:{tag}"
 
 
-def deployment(name, *, version="0.0.22", framework=containers.TGI, count=1, env=ENV, **more):
+def deployment(name, *, version="0.0.22", framework=contracts.TGI, count=1, env=ENV, **more):
     return Deployment(
         name=name,
         uid=name,
@@ -60,7 +60,7 @@ DEPLOYMENTS = {
         deployment("raw", MESSAGES_API_ENABLED="false"),
         deployment("stops", version="0.0.23"),
         deployment("tgi3", version="0.0.28"),
-        deployment("vllm", version="0.4.4", framework=containers.VLLM, env=VLLM_ENV),
+        deployment("vllm", version="0.4.4", framework=contracts.VLLM, env=VLLM_ENV),
         deployment("busy", MAX_CONCURRENT_REQUESTS="1"),
         deployment("long", version="0.0.28", MAX_TOTAL_TOKENS="8192"),
     )

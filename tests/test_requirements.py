@@ -10,8 +10,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-# `make lab`; what Gradio and moto's server import; the SDK, imported by a computed name.
-NOT_IN_AN_IMPORT = {"jupyterlab", "ipywidgets", "flask", "flask-cors", "sagemaker-core"}
+# `make lab`, `make test`; what Gradio and moto's server import; the SDK, by a computed name.
+NOT_IN_AN_IMPORT = {"jupyterlab", "ipywidgets", "nbval", "flask", "flask-cors", "sagemaker-core"}
 
 
 def lines(*names):

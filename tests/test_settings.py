@@ -60,3 +60,25 @@ def test_a_misspelt_target_is_refused_and_never_taken_for_aws(target):
 def test_a_speed_that_makes_no_sense_is_refused(speed):
     with pytest.raises(SettingsError, match="WORKSHOP_SPEED"):
         settings.load({"WORKSHOP_SPEED": speed})
+
+
+def test_what_was_chosen_once_holds_for_the_next_notebook(tmp_path):
+    here = {"WORKSHOP_STATE": str(tmp_path), "AWS_REGION": "us-west-2"}
+    settings.remember(tmp_path, target="aws", region="eu-west-1", participant="anna")
+    settings.remember(tmp_path, target=None, role_arn="arn:aws:iam::123456789012:role/x")
+    loaded = settings.load(here)
+    assert (loaded.target, loaded.region, loaded.participant) == ("aws", "eu-west-1", "anna")
+    assert loaded.role_arn.endswith("role/x")
+
+
+def test_the_environment_and_an_argument_overrule_what_was_chosen(tmp_path):
+    settings.remember(tmp_path, target="aws", region="eu-west-1")
+    here = {"WORKSHOP_STATE": str(tmp_path), "WORKSHOP_TARGET": "rehearsal"}
+    assert settings.load(here).target == "rehearsal"
+    assert settings.load(here, region="us-east-1").region == "us-east-1"
+
+
+def test_choices_that_cannot_be_read_are_one_sentence(tmp_path):
+    (tmp_path / "choices.json").write_text("{")
+    with pytest.raises(SettingsError, match="remove"):
+        settings.load({"WORKSHOP_STATE": str(tmp_path)})

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nbformat
@@ -16,6 +18,7 @@ from helpers.rehearsal import launch
 
 ROOT = Path(__file__).parent.parent
 SANITIZER = ROOT / "tests" / "nbval_sanitize.cfg"
+LONG = "time.sleep(600)"
 SAY = 'print("[rehearsal] hello")'
 CREATE = """
 import boto3
@@ -154,19 +157,57 @@ def test_no_secret_and_no_setting_of_the_caller_reaches_a_notebook(tmp_path):
     }
 
 
-def test_an_interrupt_stops_the_server(tmp_path, scratch, monkeypatch, capsys):
-    folder = write(tmp_path / "notebooks", {"01_environment": [OPEN]})
+def test_an_interrupt_stops_the_kernels_and_the_server(tmp_path, scratch, monkeypatch, capsys):
+    folder = write(
+        tmp_path / "notebooks", {"01_environment": [OPEN], "02_long": ["import time", LONG, SAY]}
+    )
     seen = []
 
-    def interrupt(path, *, environ):
-        loaded = settings.load(environ)
-        seen.append(launch.ensure(loaded))
-        raise KeyboardInterrupt
+    def interrupted(executed):
+        if executed.name == "01_environment":
+            (state,) = scratch.glob("workshop-*/state")
+            seen.append(launch.ensure(settings.load({"WORKSHOP_STATE": str(state)})))
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(notebooks, "execute", interrupt)
+    monkeypatch.setattr(workshop, "_report", interrupted)
+    started = time.monotonic()
     assert workshop.main(["--notebooks", str(folder)]) == 130
+    assert time.monotonic() - started < 30
     assert "nothing bills" in capsys.readouterr().err
     assert launch.probe(seen[0].url) is None
+    assert not threading.enumerate()[1:]
+
+
+def test_a_running_cell_is_ended_when_the_run_is_abandoned(tmp_path):
+    folder = write(tmp_path, {"01_long": ["import time", LONG]})
+    ended = []
+    with notebooks.prepared(notebooks.find(folder), environ=os.environ) as (take_turn,):
+        waiting = threading.Thread(target=lambda: ended.append(take_turn()))
+        waiting.start()
+        time.sleep(3)  # it is in its long cell by now
+    waiting.join(timeout=30)
+    assert "DeadKernelError" in ended[0].error
+
+
+def test_only_imports_run_before_a_notebooks_turn(tmp_path):
+    trace = tmp_path / "trace"
+    note = "with open(PATH, 'a') as trace: trace.write(NAME + ' ')".replace(
+        "PATH", repr(str(trace))
+    )
+    imports = "import sys\n\nsys.path.insert(0, '..')\nimport json"
+    folder = write(
+        tmp_path / "notebooks",
+        {
+            "01_a": [imports, "import time; time.sleep(3)", note.replace("NAME", "'a'")],
+            "02_b": [note.replace("NAME", "'b'"), SAY],
+            "03_c": [imports, note.replace("NAME", "'c'")],
+        },
+    )
+    with notebooks.prepared(notebooks.find(folder), environ=os.environ) as turns:
+        executed = [take_turn() for take_turn in turns]
+    assert trace.read_text() == "a b c "
+    assert [one.error for one in executed] == [None, None, None]
+    assert [cell.execution_count for cell in executed[2].notebook.cells] == [1, 2]
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path, capsys):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from helpers import containers, twin
+from helpers import contracts, twin
 from helpers.clock import Clock
 from helpers.rehearsal import text, validation, wire
 from helpers.rehearsal.control import Deployment
@@ -142,16 +142,16 @@ class Runtime:
 class _Container:
     """What runs behind an endpoint, once for all its requests."""
 
-    contract: containers.Contract
-    shape: containers.Shape
+    contract: contracts.Contract
+    shape: contracts.Shape
     dialect: wire.Dialect
     timing: twin.Timing
     replicas: list["_Replica"]
 
     @classmethod
     def of(cls, deployment: Deployment) -> "_Container":
-        contract = containers.contract_for_image(deployment.image)
-        shape = containers.shape(contract, deployment.env)
+        contract = contracts.contract_for_image(deployment.image)
+        shape = contracts.shape(contract, deployment.env)
         timing = twin.timing(
             shape.model_id or "",
             instance_type=deployment.instance_type,

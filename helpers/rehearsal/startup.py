@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 
-from helpers import containers
+from helpers import contracts
 from helpers.errors import ContainerError
 from helpers.rehearsal import hub
 
-# The original guide reports about 30 minutes for Llama 3 70B (philschmid, 2024-05): 5 minutes for
-# the instance and the image, the rest in proportion to 141 GB of weights [derived].
+# The original guide reports 30 to 40 minutes for Llama 3 70B (philschmid, 2024-05): 5 for the
+# instance and the image, 26 in proportion to 141 GB of weights [derived].
 INSTANCE_S = 300.0
-LOAD_S_PER_GB = 10.6
+LOAD_S_PER_GB = 11.0
 # AWS's "How containers respond to health check requests" gives 8 minutes when the production
 # variant sets nothing [unverified].
 HEALTH_CHECK_S = 480.0
@@ -59,7 +59,7 @@ def plan(
     """Say how the start of a container will go.
 
     Args:
-        image: Image URI; one of the Hugging Face Neuron containers.
+        image: Image URI; one of the Hugging Face Neuron contracts.
         env: The container's environment.
         variant: Name of the production variant.
         instance_type: With the leading `ml.`.
@@ -105,10 +105,10 @@ def weights_of(model_id: str) -> float:
 def _refusal(image: str, env: Mapping[str, str], *, instance_type: str) -> str | None:
     """The container's last words, None when it would start."""
     try:
-        contract = containers.contract_for_image(image)
+        contract = contracts.contract_for_image(image)
     except ContainerError as error:
         return f"rehearsal: {error}"
-    violations = containers.check(contract, env, instance_type=instance_type)
+    violations = contracts.check(contract, env, instance_type=instance_type)
     if violations:
         return violations[0].message
     model_id, token = model_of(env), env.get("HF_TOKEN")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.containers import Shape
+from helpers.contracts import Shape
 from helpers.rehearsal import text
 from helpers.rehearsal.wire import Dialect
 

@@ -1,0 +1,51 @@
+"""sagemaker-core, imported only where it is needed (it takes seconds) and kept quiet."""
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from helpers.errors import ContainerError
+
+
+def sagemaker_core(module: str) -> ModuleType:
+    """Import `sagemaker.core.<module>`, without what importing it does to the process.
+
+    sagemaker-core 2.20 installs rich tracebacks and a rich handler on the root logger when it is
+    imported; a notebook would lose its one-sentence errors and gain log lines.
+
+    Raises:
+        ContainerError: When sagemaker-core is not installed.
+    """
+    try:
+        with quiet():
+            return importlib.import_module(f"sagemaker.core.{module}")
+    except ImportError as error:
+        raise ContainerError(
+            f"sagemaker-core cannot be imported ({error}): run `pip install -r requirements.txt`."
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the SDK's logs, warnings and tracebacks to itself, and requests out of debug logs."""
+    import rich.traceback
+
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    excepthook, install = sys.excepthook, rich.traceback.install
+    handler = logging.NullHandler()  # with a handler there, logging.basicConfig does nothing
+    root.addHandler(handler)
+    rich.traceback.install = lambda **_: None
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        rich.traceback.install = install
+        sys.excepthook = excepthook
+        root.removeHandler(handler)
