@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import urllib.request
@@ -29,6 +30,7 @@ from helpers.rehearsal import launch
 
 # Nothing of the caller's may decide what a rehearsal does, or end in a saved notebook.
 FOREIGN = ("AWS_", "WORKSHOP_", "HF_", "HUGGING_FACE_")
+SAMPLE = "rehearsal-llama-3-70b-5-users"  # in results/samples/
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,7 @@ def record(paths: Sequence[Path], *, environ: Mapping[str, str]) -> bool:
     """
     recorded = {}
     with rehearsal(environ) as given:
+        results_dir = Path(given["WORKSHOP_RESULTS"])
         say(f"Recording {len(paths)} notebooks against a rehearsal AWS on this machine.")
         with notebooks.prepared(paths, environ=given) as turns:
             for path, take_turn in zip(paths, turns, strict=True):
@@ -288,19 +291,35 @@ def record(paths: Sequence[Path], *, environ: Mapping[str, str]) -> bool:
                 if executed.error:
                     return False
                 recorded[path] = notebooks.normalize(executed.notebook, path.stem)
-    found = [
-        sentence
-        for path, nb in recorded.items()
-        for sentence in notebooks.output_leaks(nb, path.stem)
-    ]
-    for sentence in found:
-        say(sentence)
-    if found:
-        return False
+        found = [
+            sentence
+            for path, nb in recorded.items()
+            for sentence in notebooks.output_leaks(nb, path.stem)
+        ]
+        for sentence in found:
+            say(sentence)
+        if found:
+            return False
+        _keep_sample(results_dir, notebooks_dir=paths[0].parent)
     for path, notebook in recorded.items():
         nbformat.write(notebook, path)
     say(f"Wrote the outputs of {len(recorded)} notebooks.")
     return True
+
+
+def _keep_sample(results_dir: Path, *, notebooks_dir: Path) -> None:
+    """Keep the first run as the sample in results/, and one of its figures for the README."""
+    run = next(iter(sorted(path.parent for path in results_dir.glob("*/run.json"))), None)
+    if run is None:
+        return
+    sample = notebooks_dir.parent / "results" / "samples" / SAMPLE
+    shutil.rmtree(sample, ignore_errors=True)
+    sample.mkdir(parents=True)
+    for name in ("run.json", "requests.jsonl", "summary.json"):
+        shutil.copy(run / name, sample)
+    for figure in run.glob("throughput.png"):
+        shutil.copy(figure, notebooks_dir / "images")
+    say(f"Wrote the sample {SAMPLE}.")
 
 
 # The terminal

@@ -287,6 +287,26 @@ def test_recording_twice_writes_the_same_bytes(tmp_path, scratch):
     assert list(scratch.iterdir()) == []
 
 
+def test_a_recording_keeps_its_first_run_as_the_sample(tmp_path, scratch):
+    make_run = """
+import os, pathlib
+run = pathlib.Path(os.environ["WORKSHOP_RESULTS"], "20260101T000000Z-rehearsal-x-c5")
+run.mkdir(parents=True)
+for name in ("run.json", "requests.jsonl", "summary.json", "throughput.png"):
+    (run / name).write_text("rehearsal")
+"""
+    folder = write(tmp_path / "notebooks", {"06_benchmark": [make_run]})
+    (folder / "images").mkdir()
+    assert record(folder) is True
+    sample = tmp_path / "results" / "samples" / workshop.SAMPLE
+    assert {path.name for path in sample.iterdir()} == {
+        "run.json",
+        "requests.jsonl",
+        "summary.json",
+    }
+    assert (folder / "images" / "throughput.png").read_text() == "rehearsal"
+
+
 def test_a_recording_with_a_leak_or_a_failure_writes_nothing(tmp_path, scratch, capsys):
     leaking = write(tmp_path / "leaking", {"02_b": ["print('/home/me/x')"]})
     failing = write(tmp_path / "failing", {"02_b": ["1 / 0"]})
