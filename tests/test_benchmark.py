@@ -264,7 +264,14 @@ def test_a_list_that_is_none_is_refused(capsys):
 def test_control_c_keeps_what_there_is(served, tmp_path):
     command = [sys.executable, "-m", "helpers.benchmark", "--endpoint", served.name]
     command += ["--concurrency", "2", "--requests", "400", "--results", str(tmp_path)]
-    running = subprocess.Popen(command, cwd=settings.ROOT, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=settings.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A test run started in the background hands its children an ignored Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + 30
         while not any(lines.stat().st_size for lines in tmp_path.glob("*/requests.jsonl")):

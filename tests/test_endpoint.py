@@ -340,6 +340,7 @@ def test_waiting_says_a_line_at_each_mark_and_what_it_cost(session, capsys):
         "[rehearsal] Creating, 15 min, $3.90 so far",
         "[rehearsal] Creating, 20 min, $5.19 so far",
         "[rehearsal] Creating, 25 min, $6.49 so far",
+        "[rehearsal] Creating, 30 min, $7.79 so far",
     ]
     assert re.fullmatch(r"InService after \d+\.\d min, \$\d+\.\d\d so far \[rehearsal\]", last)
     assert ready.cost_so_far(session) > 7

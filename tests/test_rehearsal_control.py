@@ -342,11 +342,11 @@ def test_an_endpoint_comes_up_after_half_an_hour(sagemaker, world):
     for minute in range(30):
         world.clock.now_s = start + minute * 60 - 20
         assert status_of(sagemaker) == "Creating"
-    world.clock.now_s = start + 1800
+    world.clock.now_s = start + 1900
     described = without_metadata(sagemaker.describe_endpoint(EndpointName="e"))
     summary = described.pop("ProductionVariants")[0]
     up_s = described.pop("LastModifiedTime").timestamp()
-    assert start + 1740 < up_s < start + 1800
+    assert start + 1800 < up_s < start + 1900
     assert described == {
         "EndpointName": "e",
         "EndpointArn": f"{ARN}:endpoint/e",
@@ -458,7 +458,7 @@ def test_a_container_writes_its_log_when_its_time_has_come(sagemaker, world):
     assert groups["logGroups"] == []
     world.clock.now_s = start + 400
     assert len(world.container_log("logged")) == 3
-    world.clock.now_s = start + 1800
+    world.clock.now_s = start + 1900
     events = world.container_log("logged")
     assert events[-1]["message"] == "Connected"
     assert "141 GB" in events[2]["message"]
