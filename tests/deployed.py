@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import rehearsing
 
-from helpers import session
+from helpers import recipes, session
 
 NAME = "inf2-workshop-rehearsal-test"
 MODEL_ID = "meta-llama/Meta-Llama-3-70B-Instruct"
@@ -12,18 +12,7 @@ IMAGE = (
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
     "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
 )
-ENV = {
-    "HF_MODEL_ID": MODEL_ID,
-    "HF_NUM_CORES": "24",
-    "HF_BATCH_SIZE": "4",
-    "HF_SEQUENCE_LENGTH": "4096",
-    "HF_AUTO_CAST_TYPE": "fp16",
-    "MAX_BATCH_SIZE": "4",
-    "MAX_INPUT_LENGTH": "4000",
-    "MAX_TOTAL_TOKENS": "4096",
-    "MESSAGES_API_ENABLED": "true",
-    "HF_TOKEN": "hf_of_nobody",
-}
+ENV = {**recipes.get("llama-3-70b").env, "HF_TOKEN": "hf_of_nobody"}
 
 
 @contextmanager

@@ -4,41 +4,10 @@ import sys
 import pytest
 
 from helpers import containers
-from helpers.contracts import CONTRACTS, TGI, VLLM, check, contract_for_image
+from helpers.contracts import CONTRACTS, TGI, VLLM, contract_for_image
 from helpers.errors import ContainerError
 
-GUIDE = {
-    "HF_MODEL_ID": "meta-llama/Meta-Llama-3-70B-Instruct",
-    "HF_NUM_CORES": "24",
-    "HF_BATCH_SIZE": "4",
-    "HF_SEQUENCE_LENGTH": "4096",
-    "HF_AUTO_CAST_TYPE": "fp16",
-    "MAX_BATCH_SIZE": "4",
-    "MAX_INPUT_LENGTH": "4000",
-    "MAX_TOTAL_TOKENS": "4096",
-    "MESSAGES_API_ENABLED": "true",
-    "HF_TOKEN": "hf_something",
-}
-LLAMA_3_3 = {"SM_ON_MODEL": "meta-llama/Llama-3.3-70B-Instruct", "HF_TOKEN": "hf_something"}
-BIG = "ml.inf2.48xlarge"
 ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
-
-
-def tgi(version):
-    return CONTRACTS[TGI, version]
-
-
-def without(env, *names):
-    return {name: value for name, value in env.items() if name not in names}
-
-
-def dies(version, env, instance_type=BIG):
-    """The container's last words and what to do."""
-    contract = tgi(version) if (TGI, version) in CONTRACTS else CONTRACTS[VLLM, version]
-    violations = check(contract, env, instance_type=instance_type)
-    assert violations, "it starts"
-    assert all(violation.remedy for violation in violations)
-    return violations[0].message, violations[0].remedy
 
 
 def test_the_guides_image_is_found_offline():

@@ -2,22 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import contracts
+from helpers import contracts, recipes
 from helpers.contracts import CONTRACTS, TGI, VLLM, check, contract_for_image, shape
 from helpers.errors import ContainerError
 
-GUIDE = {
-    "HF_MODEL_ID": "meta-llama/Meta-Llama-3-70B-Instruct",
-    "HF_NUM_CORES": "24",
-    "HF_BATCH_SIZE": "4",
-    "HF_SEQUENCE_LENGTH": "4096",
-    "HF_AUTO_CAST_TYPE": "fp16",
-    "MAX_BATCH_SIZE": "4",
-    "MAX_INPUT_LENGTH": "4000",
-    "MAX_TOTAL_TOKENS": "4096",
-    "MESSAGES_API_ENABLED": "true",
-    "HF_TOKEN": "hf_something",
-}
+GUIDE = {**recipes.get("llama-3-70b").env, "HF_TOKEN": "hf_something"}
 LLAMA_3_3 = {"SM_ON_MODEL": "meta-llama/Llama-3.3-70B-Instruct", "HF_TOKEN": "hf_something"}
 BIG = "ml.inf2.48xlarge"
 ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"

@@ -14,24 +14,14 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from helpers import contracts, twin
+from helpers import contracts, recipes, twin
 from helpers.clock import Clock
 from helpers.rehearsal.control import Deployment
 from helpers.rehearsal.runtime import Runtime
 from helpers.rehearsal.server import Request, Server
 
 MODEL = "meta-llama/Meta-Llama-3-70B-Instruct"
-ENV = {
-    "HF_MODEL_ID": MODEL,
-    "HF_NUM_CORES": "24",
-    "HF_BATCH_SIZE": "4",
-    "HF_SEQUENCE_LENGTH": "4096",
-    "HF_AUTO_CAST_TYPE": "fp16",
-    "MAX_BATCH_SIZE": "4",
-    "MAX_INPUT_LENGTH": "4000",
-    "MAX_TOTAL_TOKENS": "4096",
-    "MESSAGES_API_ENABLED": "true",
-}
+ENV = recipes.get("llama-3-70b").env
 VLLM_ENV = {"SM_ON_MODEL": MODEL, "SM_ON_BATCH_SIZE": "4", "SM_ON_SEQUENCE_LENGTH": "4096"}
 MESSAGES = [{"role": "user", "content": "What is a rehearsal?"}]
 
