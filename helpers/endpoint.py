@@ -92,9 +92,15 @@ def deploy(
         instance_count: Instances behind the endpoint.
 
     Raises:
-        EndpointError: When it cannot be created, or is there with another configuration.
+        EndpointError: When it cannot be created, is there with another configuration, or is to
+            have no instance.
         ContainerError: When the region does not offer the container.
     """
+    if instance_count < 1:
+        raise EndpointError(
+            f"An endpoint needs at least one instance, not {instance_count}: give instance_count=1 "
+            "or more."
+        )
     name = resources.name_of(session.participant, recipe.name)
     image = containers.image_uri(recipe.framework, recipe.container_version, region=session.region)
     there = _look(session, name)
@@ -105,7 +111,7 @@ def deploy(
         session.say(f"Endpoint {name} is being deleted: waiting until it is gone.")
         _wait_until_gone(session, name)
     elif there:
-        _refuse_other_configuration(there, recipe, image)
+        _refuse_other_configuration(there, recipe, image, instance_count)
         session.say(f"Endpoint {name} is there, {there.status}: attached to it.")
         return there
     env = dict(recipe.env)
@@ -231,11 +237,23 @@ def _forget_foreign_client() -> None:
         del kept[client]
 
 
-def _refuse_other_configuration(there: Endpoint, recipe: Recipe, image: str) -> None:
+def _refuse_other_configuration(
+    there: Endpoint, recipe: Recipe, image: str, instance_count: int
+) -> None:
     if not there.image or not there.instance_type:
         return  # its model or configuration is gone: nothing to compare
-    wanted = {**recipe.env, "image": image, "instance type": recipe.instance_type}
-    has = {**there.env, "image": there.image, "instance type": there.instance_type}
+    wanted = {
+        **recipe.env,
+        "image": image,
+        "instance type": recipe.instance_type,
+        "instance count": instance_count,
+    }
+    has = {
+        **there.env,
+        "image": there.image,
+        "instance type": there.instance_type,
+        "instance count": there.instance_count,
+    }
     differing = [
         f"{key} {has.get(key, 'absent')} instead of {wanted.get(key, 'absent')}"
         for key in sorted(wanted.keys() | has.keys())
@@ -280,11 +298,13 @@ def _only_one(session: Session) -> Endpoint:
     ]
     if not mine:
         raise EndpointMissing(
-            f"{session.participant} has no endpoint in {session.region}: run 03_deploy_endpoint."
+            f"Participant {session.participant} has no endpoint in {session.region}: "
+            "run 03_deploy_endpoint."
         )
     if len(mine) > 1:
         raise EndpointError(
-            f"{session.participant} has {len(mine)} endpoints: set ENDPOINT_NAME to one of "
+            f"Participant {session.participant} has {len(mine)} endpoints: "
+            "set ENDPOINT_NAME (or --endpoint) to one of "
             f"{', '.join(one.name for one in mine)}."
         )
     return look(session, mine[0].name)

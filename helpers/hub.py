@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 MASK = "***"
 HUB_URL = "https://huggingface.co"
-_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|KEY)$", re.IGNORECASE)
+# TOKEN as a word or the end of one: TOKENS are a number of tokens and a TOKENIZER is no secret.
+_SECRET_NAME = re.compile(
+    r"TOKEN(?![A-Z])|SECRET|PASSWORD|CREDENTIAL|(API|ACCESS)_?KEY|(^|_)KEY$", re.IGNORECASE
+)
 _TOKEN = re.compile(r"\bhf_\w{8,}")
 
 

@@ -6,7 +6,6 @@ Three layers, each usable alone: `SSEDecoder` turns bytes, cut anywhere, into pa
 
 import base64
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -581,14 +580,15 @@ def _broken(reason: str, partial: str) -> InvocationError:
 # --- the OpenAI route of 2026 --------------------------------------------------------------------
 
 
-def openai_url(endpoint_name: str, *, region: str, environ: Mapping[str, str] = os.environ) -> str:
+def openai_url(session, endpoint_name: str) -> str:
     """Base URL for any OpenAI client; it appends `/chat/completions`.
 
+    It is where the session's own client calls the endpoint, whatever the environment says.
+
     Source: AWS guide "Invoke endpoints with OpenAI-compatible APIs", 2026; not tried against a
-    Neuron container. `AWS_ENDPOINT_URL` (or `…_SAGEMAKER_RUNTIME`) moves it, as it moves boto3.
+    Neuron container.
     """
-    host = environ.get("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME") or environ.get("AWS_ENDPOINT_URL")
-    host = host or f"https://runtime.sagemaker.{region}.amazonaws.com"
+    host = session.client("sagemaker-runtime").meta.endpoint_url
     return f"{host.rstrip('/')}/endpoints/{endpoint_name}/openai/v1"
 
 

@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 
 from helpers.errors import ResultsError
 
@@ -85,14 +85,15 @@ def prepared(
     ended when the block ends is stopped.
     """
     running: list[_Running] = []
-    for path in paths:
-        running.append(_Running(path, environ, after=running[-1].ready if running else None))
     try:
+        for path in paths:
+            running.append(_Running(path, environ, after=running[-1].ready if running else None))
         yield [one.take_turn for one in running]
     finally:
         for one in running:
             one.abandon()
         for one in running:
+            one.ended.wait()
             one.thread.join()
 
 
@@ -102,6 +103,7 @@ class _Running:
     def __init__(self, path: Path, environ: Mapping[str, str], *, after: threading.Event | None):
         self._path, self._environ, self._after = path, environ, after
         self.ready = threading.Event()  # its imports have run, or it has ended
+        self.ended = threading.Event()  # an interrupted join() takes a thread for ended (bpo-45274)
         self._notebook = nbformat.read(path, as_version=4)
         code = [cell.source for cell in self._notebook.cells if cell.cell_type == "code"]
         self._ahead = 1 if code and _only_imports(code[0]) else 0  # cells to run before the turn
@@ -126,7 +128,7 @@ class _Running:
         """Run what is left of the notebook, and wait until it has ended."""
         started = time.monotonic()
         self._turn.set()
-        self.thread.join()
+        self.ended.wait()
         return Executed(
             self._path.stem,
             self._notebook,
@@ -138,8 +140,12 @@ class _Running:
     def abandon(self) -> None:
         """End the kernel of a notebook that has not ended; nothing when it has."""
         self._abandoned = True
-        if self._turn.is_set() and self.thread.is_alive() and self._client.km:
-            os.kill(self._client.km.provisioner.pid, signal.SIGKILL)  # a cell may run for minutes
+        if self._turn.is_set() and not self.ended.is_set():
+            # Without a process the kernel is about to start, or has just ended.
+            provisioner = getattr(self._client.km, "provisioner", None)
+            if pid := getattr(provisioner, "pid", None):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # a cell may run for minutes
         self._turn.set()
 
     def _execute(self) -> None:
@@ -152,10 +158,11 @@ class _Running:
             pass
         except CellExecutionError as failure:
             self._error = _sentence(failure.evalue, kind=failure.ename)
-        except (CellTimeoutError, DeadKernelError) as failure:
+        except Exception as failure:  # a cell that takes too long, a kernel that dies or never was
             self._error = _sentence(str(failure), kind=type(failure).__name__)
         finally:
             self.ready.set()
+            self.ended.set()
 
     def _before_cell(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
         if len(self._reached) == self._ahead:

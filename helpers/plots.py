@@ -13,17 +13,32 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-from PIL import Image
+from PIL import Image, ImageColor
 
 from helpers import metrics, results
 from helpers.errors import ResultsError
 
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILION, PURPLE, BLACK = "#0072B2", "#D55E00", "#CC79A7", "#000000"
+_COLORS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE, BLACK)
 _RUN_COLORS = (BLUE, VERMILION, GREEN, PURPLE)
 _PUBLISHED_STYLES = ((BLACK, "^"), (ORANGE, "s"), (PURPLE, "D"), (GREEN, "v"))
 _WATERMARK = "rehearsal"
 _SHOWN_DPI = 80  # in a notebook; files are finer
+
+
+def _palette() -> Image.Image:
+    """The colors of this module and their blends with white: no chart loses a hue to another."""
+    colors = [ImageColor.getrgb(color) for color in (*_COLORS, "#808080")]
+    blends = [
+        round(channel * share + 255 * (1 - share))
+        for color in colors
+        for share in (1, 0.75, 0.5, 0.25)
+        for channel in color
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 255, 255, *blends])
+    return palette
 
 
 class Chart(Figure):
@@ -49,10 +64,13 @@ class Chart(Figure):
             )
 
     def _repr_png_(self) -> bytes:
-        # 32 colors are enough for a chart, and keep a notebook with its figures below 100 kB.
+        # A palette keeps a notebook with its figures below 100 kB.
         drawn, shown = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=_SHOWN_DPI)
-        Image.open(drawn).convert("RGB").quantize(32).save(shown, format="png", optimize=True)
+        few = (
+            Image.open(drawn).convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
+        )
+        few.save(shown, format="png", optimize=True)
         return shown.getvalue()
 
     def __repr__(self) -> str:

@@ -119,12 +119,20 @@ def of_participant(session: Session, kind: Kind) -> list[Found]:
 
 
 def tags_of(session: Session, arn: str) -> dict[str, str]:
-    """Tags of a resource, empty when it has just gone or they may not be read."""
+    """Tags of a resource, empty when it has just gone or they may not be read.
+
+    Raises:
+        EndpointError: When SageMaker cannot be asked.
+    """
     try:
         listed = session.client("sagemaker").list_tags(ResourceArn=arn)["Tags"]
     except ClientError:
         return {}
-    return {tag["Key"]: tag["Value"] for tag in listed}
+    except BotoCoreError as error:
+        problem = reason(error)
+    else:
+        return {tag["Key"]: tag["Value"] for tag in listed}
+    raise EndpointError(f"The tags of {arn} cannot be read: {problem}")
 
 
 def is_missing(error: Exception) -> bool:

@@ -5,16 +5,17 @@ finished, `summary.json` the figures. Published measurements are read from `resu
 """
 
 import json
-import re
 import shutil
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from helpers import costs, metrics
+from helpers import costs, hub, metrics
 from helpers.errors import ResultsError
 from helpers.load import RequestRecord
 from helpers.settings import ROOT
@@ -22,9 +23,23 @@ from helpers.transport import Failure
 
 PUBLISHED = ROOT / "results" / "published"
 REHEARSAL_NOTE = "rehearsal: simulated on the reader's machine, nothing here was measured on AWS"
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-# Variables whose names look secret and are not: numbers of tokens.
-_NO_SECRET = re.compile(r"^MAX_.*TOKENS$", re.IGNORECASE)
+_NUMBER = int | float
+# What others read of a run: a file without it, or with something else there, is no run's.
+_CONFIG = {
+    "target": str,
+    "started_utc": str,
+    "clock_speed": _NUMBER,
+    "endpoint": {"name": str, "instance_type": str},
+    "price": {"usd_per_hour": _NUMBER},
+    "load": {"concurrency": int, "requests": int},
+}
+_SUMMARY = {
+    "target": str,
+    "requests": {"complete": int, "errors": int},
+    "window": dict | None,
+    "whole_run": dict | None,
+    "llmperf": dict | None,
+}
 
 
 @dataclass(frozen=True)
@@ -93,30 +108,37 @@ class Recorder:
                 f"c{config['load']['concurrency']}",
             )
         )
-        try:
-            self.path = _new_folder(Path(results_dir), name)
+        self.path = new_folder(Path(results_dir), name)
+        with _writing(self.path):
             _write_json(self.path / "run.json", self.config)
             (self.path / "requests.jsonl").touch()
-        except OSError as error:
-            raise ResultsError(
-                f"Cannot write into {results_dir} ({error.strerror}): name a folder that can be "
-                "written with WORKSHOP_RESULTS or --results."
-            ) from error
 
     def add(self, record: RequestRecord) -> None:
-        """Keep a record; it is on disk when this returns."""
+        """Keep a record; it is on disk when this returns.
+
+        Raises:
+            ResultsError: When it cannot be written.
+        """
         self.records.append(record)
         line = {"target": self.config["target"], **asdict(record)}
-        with (self.path / "requests.jsonl").open("a", encoding="utf-8") as lines:
+        with (
+            _writing(self.path),
+            (self.path / "requests.jsonl").open("a", encoding="utf-8") as lines,
+        ):
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def discard(self) -> None:
         """Remove the folder: for a run that could not begin."""
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def finish(self, summary: dict) -> Run:
-        """Write the summary and hand out the run."""
-        _write_json(self.path / "summary.json", summary)
+        """Write the summary and hand out the run.
+
+        Raises:
+            ResultsError: When it cannot be written.
+        """
+        with _writing(self.path):
+            _write_json(self.path / "summary.json", summary)
         return Run(self.path, self.config, self.records, summary)
 
 
@@ -132,10 +154,10 @@ def load(path: Path | str) -> Run:
             f"{path} holds no run (no run.json in it): name the folder of one run, "
             "or make one with 06_benchmark."
         )
-    config = _read_json(path / "run.json")
+    config = _read_json(path / "run.json", _CONFIG)
     records = _read_records(path / "requests.jsonl")
     if (path / "summary.json").is_file():
-        return Run(path, config, records, _read_json(path / "summary.json"))
+        return Run(path, config, records, _read_json(path / "summary.json", _SUMMARY))
     return Run(path, config, records, summary(records, config))
 
 
@@ -152,24 +174,59 @@ def summary(records: list[RequestRecord], config: Mapping) -> dict:
 def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
     """All runs in a folder, oldest first; only those of one target when it is named.
 
+    Args:
+        results_dir: The folder; a relative one that is not here is looked for in the repository.
+        target: `rehearsal` or `aws`.
+
     Raises:
-        ResultsError: When there is none.
+        ResultsError: When there is none, or one of them cannot be read.
     """
-    folders = sorted(path.parent for path in Path(results_dir).glob("*/run.json"))
+    results_dir = Path(results_dir)
+    if not results_dir.exists():
+        results_dir = ROOT / results_dir
+    folders = sorted(path.parent for path in results_dir.glob("*/run.json"))
     found = [load(folder) for folder in folders]
     found = [run for run in found if target in (None, run.target)]
     if not found:
         kind = f"{target} run" if target else "run"
-        raise ResultsError(f"No {kind} in {results_dir}: make one with 06_benchmark.")
+        elsewhere = _newest_workshop(results_dir, target)
+        hint = f", or set RESULTS_DIR to {elsewhere}" if elsewhere else ""
+        raise ResultsError(f"No {kind} in {results_dir}: make one with 06_benchmark{hint}.")
     return found
+
+
+def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
+    """The newest folder of `make workshop` with such a run, relative to the repository's root."""
+    for path in sorted(results_dir.glob("workshop-*/*/run.json"), reverse=True):
+        try:
+            found = load(path.parent)
+        except ResultsError:
+            continue
+        if target in (None, found.target):
+            folder = path.parent.parent
+            return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return None
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """A container's environment with every value masked whose name speaks of a secret."""
-    return {
-        name: "***" if _SECRET.search(name) and not _NO_SECRET.match(name) else value
-        for name, value in environment.items()
-    }
+    return hub.mask(environment)
+
+
+def latest(found: Sequence[Run], *, users: int) -> Run:
+    """The newest of these runs that had so many users; oldest first as `runs` gives them.
+
+    Raises:
+        ResultsError: When none had.
+    """
+    for run in reversed(found):
+        if run.config["load"]["concurrency"] == users:
+            return run
+    there = sorted({run.config["load"]["concurrency"] for run in found})
+    raise ResultsError(
+        f"No run with {users} users: choose one of {', '.join(map(str, there)) or 'none'}, "
+        "or make one with 06_benchmark."
+    )
 
 
 def published(folder: Path = PUBLISHED) -> pd.DataFrame:
@@ -295,46 +352,107 @@ def _read_csv(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _new_folder(results_dir: Path, name: str) -> Path:
-    """A folder of that name, numbered when another run began in the same second."""
-    results_dir.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        path = results_dir / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            number += 1
+def new_folder(results_dir: Path, name: str) -> Path:
+    """Make a folder of that name, numbered when another run began in the same second.
+
+    Raises:
+        ResultsError: When it cannot be made.
+    """
+    with _writing(results_dir):
+        results_dir.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = results_dir / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                number += 1
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"Cannot write into {folder} ({error.strerror or error}): make room there, or name a "
+            "folder that can be written with WORKSHOP_RESULTS or --results."
+        ) from error
 
 
 def _write_json(path: Path, data: Mapping) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, shape: Mapping) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read ({error}): remove its folder.") from error
+        raise _broken(path, f"cannot be read ({error})") from error
+    if wrong := _misfit(data, shape):
+        raise _broken(path, f"is not what a run writes ({wrong})")
+    return data
+
+
+def _misfit(data: object, shape: Mapping, at: str = "") -> str | None:
+    """Where data differs from a shape, None when it has what the shape asks for."""
+    if not isinstance(data, dict):
+        return f"{at or 'it'} is no object"
+    for name, kind in shape.items():
+        place = f"{at}.{name}" if at else name
+        if name not in data:
+            return f"{place} is missing"
+        if isinstance(kind, Mapping):
+            if wrong := _misfit(data[name], kind, place):
+                return wrong
+        elif not _is(data[name], kind):
+            return f"{place} has the wrong type"
+    return None
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value is of a kind; to Python truth is a number, here it is not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _read_records(path: Path) -> list[RequestRecord]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be read ({error}): remove its folder.") from error
+    except (OSError, ValueError) as error:
+        raise _broken(path, f"cannot be read ({error})") from error
     *complete, _ = lines  # a run that was killed can end in half a line
     try:
         return [_record(json.loads(line)) for line in complete]
     except (ValueError, TypeError, KeyError) as error:
-        raise ResultsError(
-            f"{path} has a line that is no request ({error}): remove its folder."
-        ) from error
+        raise _broken(path, f"has a line that is no request ({error})") from error
 
 
-def _record(data: dict) -> RequestRecord:
+def _record(data: object) -> RequestRecord:
+    if wrong := _misfit(data, _RECORD | {"target": str}):
+        raise ValueError(wrong)
     data.pop("target")
     error = data.pop("error")
+    if error and (wrong := _misfit(error, _FAILURE)):
+        raise ValueError(f"of its error: {wrong}")
     chunk_s = tuple(data.pop("chunk_s"))
+    if not all(_is(stamp, _NUMBER) for stamp in chunk_s):
+        raise ValueError("chunk_s has the wrong type")
     return RequestRecord(**data, chunk_s=chunk_s, error=Failure(**error) if error else None)
+
+
+def _as_json(fields: type) -> dict:
+    """The shape that a dataclass has in JSON: whole seconds have no point, tuples are lists."""
+    kinds = {float: _NUMBER, float | None: _NUMBER | None, tuple[float, ...]: list}
+    kinds[Failure | None] = dict | None
+    return {name: kinds.get(kind, kind) for name, kind in typing.get_type_hints(fields).items()}
+
+
+_RECORD = _as_json(RequestRecord)
+_FAILURE = _as_json(Failure)
+
+
+def _broken(path: Path, how: str) -> ResultsError:
+    return ResultsError(
+        f"{path.name} in {path.parent} {how}: remove this folder, or move it elsewhere."
+    )

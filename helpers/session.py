@@ -1,10 +1,13 @@
 """One session: which AWS it is (the real one or the rehearsal), who asks, and for whom."""
 
 import hashlib
+import ipaddress
 import json
 import os
 import platform
 import re
+import socket
+import unicodedata
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +26,9 @@ from botocore.exceptions import (
     ConnectionError,
     HTTPClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
+    ReadTimeoutError,
 )
 
 from helpers import hub, settings
@@ -44,27 +49,12 @@ _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _ASSUMED_ROLE = re.compile(r"arn:aws[a-z-]*:sts::\d{12}:assumed-role/([^/]+)/(.+)")
 # Whatever of these is set, a client may leave loopback or use real credentials.
+_REMOVED_PREFIXES = ("AWS_", "SAGEMAKER_")
+# The address is replaced, not removed; the kind of app only says where Studio shows a port.
+_NOT_REMOVED = ("AWS_ENDPOINT_URL", "SAGEMAKER_APP_TYPE_LOWERCASE")
 _REMOVED = (
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_BEARER_TOKEN_BEDROCK",
-    "AWS_CA_BUNDLE",
-    "AWS_USE_FIPS_ENDPOINT",
-    "AWS_USE_DUALSTACK_ENDPOINT",
-    "AWS_DATA_PATH",
     "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH",
-    "SAGEMAKER_ADMIN_CONFIG_OVERRIDE",
-    "SAGEMAKER_USER_CONFIG_OVERRIDE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
@@ -72,6 +62,7 @@ _REMOVED = (
     "https_proxy",
     "all_proxy",
 )
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 # --- The session ----------------------------------------------------------------------------
@@ -150,6 +141,10 @@ class Session:
             self.say(f"Time: one second here is {self.clock.speed:g} seconds there.")
         else:
             self.say("Target: AWS. What you deploy is billed until you delete it.")
+            if self.settings.target_remembered:
+                self.say(
+                    "Target aws was chosen in 01_environment_setup: set TARGET there to change it."
+                )
         self.say(f"Region: {self.region}")
         self.say(f"Account: {self.account}")
         self.say(f"Identity: {self.identity}")
@@ -192,6 +187,8 @@ class Session:
         try:
             role = self.client("iam").get_role(RoleName=name)["Role"]
         except (ClientError, BotoCoreError) as error:
+            if _rehearsal_has_ended(error):
+                raise SessionError(reason(error)) from None
             from_studio = _studio_metadata().get("ExecutionRoleArn")
             if from_studio:
                 return from_studio
@@ -215,12 +212,17 @@ class _Boto(boto3.Session):
         self._endpoint_url = endpoint_url
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> BaseClient:
+        own = Config()
         if self._endpoint_url:
             kwargs["endpoint_url"] = self._endpoint_url
+            own = Config(proxies={})  # botocore: none, whatever the environment says
         elif _changed:  # this one is for AWS, and the environment by now for a rehearsal
-            real = Config(ignore_configured_endpoint_urls=True)
-            kwargs["config"] = (kwargs.get("config") or Config()).merge(real)
-        return super().client(service_name, *args, **kwargs)
+            own = Config(ignore_configured_endpoint_urls=True)
+        kwargs["config"] = (kwargs.get("config") or Config()).merge(own)
+        client = super().client(service_name, *args, **kwargs)
+        if not self._endpoint_url:
+            _refuse_rehearsal(service_name, client.meta.endpoint_url)
+        return client
 
 
 # --- Opening one ----------------------------------------------------------------------------
@@ -245,7 +247,8 @@ def open_session(
         region: AWS region; the environment's, else the configured one.
         participant: Whose endpoint it is; derived from the identity when left out.
         role_arn: Execution role for endpoints.
-        remember: Keep these choices for the sessions of other notebooks.
+        remember: Keep these choices for the sessions of other notebooks; a target that was kept
+            before is forgotten when none is given.
         environ: The process environment.
 
     Raises:
@@ -259,19 +262,25 @@ def open_session(
         region=region,
         participant=participant,
         role_arn=role_arn,
+        recall_target=not remember,
     )
+    if remember:
+        settings.forget_target(loaded.state_dir)  # whatever fails from here on
     if loaded.target == "rehearsal":
         server = _rehearse(loaded, environ)
         clock, url = Clock(server.speed, server.origin), server.url
     else:
-        _go_live(loaded, environ)
+        leave_rehearsal(environ)
         clock, url = Clock(), None
     boto = _Boto(region_name=_region(loaded), endpoint_url=url)
+    if loaded.target == "aws":
+        _check_live(boto)
     account, identity = _identity(boto)
     if remember:
         settings.remember(
             loaded.state_dir,
-            target=target,
+            loaded.target,
+            choose=target is not None,
             region=region,
             participant=participant,
             role_arn=role_arn,
@@ -298,7 +307,11 @@ def _rehearse(loaded: Settings, environ: MutableMapping[str, str]) -> "launch.Se
 
     region = loaded.region or DEFAULT_REGION
     closed: dict[str, str | None] = dict.fromkeys(_REMOVED)
-    closed |= {name: None for name in environ if name.startswith("AWS_ENDPOINT_URL_")}
+    closed |= {
+        name: None
+        for name in environ
+        if name.startswith(_REMOVED_PREFIXES) and name not in _NOT_REMOVED
+    }
     closed |= launch.credentials()
     closed |= {
         "AWS_REGION": region,
@@ -330,13 +343,39 @@ def _change(environ: MutableMapping[str, str], wanted: Mapping[str, str | None])
         _put(environ, name, value)
 
 
-def _go_live(loaded: Settings, environ: MutableMapping[str, str]) -> None:
-    if loaded.endpoint_url and _is_loopback(loaded.endpoint_url):
+def _check_live(boto: boto3.Session) -> None:
+    from helpers.rehearsal import launch
+
+    try:
+        for service in ("sts", "sagemaker", "sagemaker-runtime"):
+            boto.client(service)
+        credentials = boto.get_credentials()
+        key = credentials.access_key if credentials else None
+    except ValueError as error:  # botocore: what was configured is no address
         raise SessionError(
-            f"Target aws, but AWS_ENDPOINT_URL is {loaded.endpoint_url}: unset it, or set "
+            f"Target aws, but {str(error).rstrip('.')}: unset AWS_ENDPOINT_URL, or set "
+            "WORKSHOP_TARGET=rehearsal."
+        ) from None
+    except BotoCoreError as error:
+        raise _unknown_identity(error) from None
+    if key == launch.credentials()["AWS_ACCESS_KEY_ID"]:
+        raise SessionError(
+            "Target aws, but the AWS credentials are the rehearsal's: unset AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN and sign in, or set "
             "WORKSHOP_TARGET=rehearsal."
         )
-    leave_rehearsal(environ)
+
+
+def _refuse_rehearsal(service: str, url: str) -> None:
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme == "https" and (host.endswith(_AWS_DOMAINS) or not _is_here(host)):
+        return
+    raise SessionError(
+        f"Target aws, but {service} would be called at {url}: unset AWS_ENDPOINT_URL, "
+        f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')} and endpoint_url in the AWS "
+        "configuration, or set WORKSHOP_TARGET=rehearsal."
+    )
 
 
 def leave_rehearsal(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -363,9 +402,49 @@ def _put(environ: MutableMapping[str, str], name: str, value: str | None) -> Non
         environ[name] = value
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _is_here(host: str) -> bool:
+    """True for a host that is this machine, however it is spelt."""
+    written = _address(host)
+    if written or _is_localhost(host):
+        return written is None or _is_own(written)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False  # whoever calls it will hear that there is none
+    addresses = (_address(str(entry[4][0])) for entry in found)
+    return any(address is not None and _is_own(address) for address in addresses)
+
+
+def _is_localhost(host: str) -> bool:
+    name = host.lower().rstrip(".")
+    return name in ("localhost", "localhost.localdomain") or name.endswith(".localhost")
+
+
+def _address(host: str) -> _Address | None:
+    """The address that a host is written as, also as in 127.1 or 2130706433; None for a name."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, UnicodeError):
+            return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_own(address: _Address) -> bool:
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))  # only its own addresses can be bound
+    except OSError:
+        return False
+    return True
 
 
 def _region(loaded: Settings) -> str:
@@ -384,11 +463,17 @@ def _identity(boto: boto3.Session) -> tuple[str, str]:
     try:
         caller = boto.client("sts", config=config).get_caller_identity()
     except (ClientError, BotoCoreError) as error:
-        raise SessionError(
-            f"AWS does not know who you are: {reason(error)} Nothing is billed with "
-            "WORKSHOP_TARGET=rehearsal."
-        ) from None
+        raise _unknown_identity(error) from None
     return caller["Account"], caller["Arn"]
+
+
+def _unknown_identity(error: Exception) -> SessionError:
+    if _rehearsal_has_ended(error):
+        return SessionError(reason(error))
+    return SessionError(
+        f"AWS does not know who you are: {reason(error)} Nothing is billed with "
+        "WORKSHOP_TARGET=rehearsal."
+    )
 
 
 # --- Whose things these are -----------------------------------------------------------------
@@ -412,15 +497,19 @@ def _studio_metadata() -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    if not slug:
+    """A name of at most 16 letters, digits and hyphens; different names stay different."""
+    name = unicodedata.normalize("NFC", name.strip().lower())
+    if not any(character.isalnum() for character in name):
         raise SettingsError(
             f"Participant {name!r} has no letter or digit: set WORKSHOP_PARTICIPANT."
         )
-    if len(slug) <= PARTICIPANT_LENGTH:
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    slug = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")
+    digest = hashlib.sha256(name.encode()).hexdigest()[:4]
+    if not re.search("[a-z]", slug):
+        return f"p-{digest}"
+    if slug == name and len(slug) <= PARTICIPANT_LENGTH:
         return slug
-    # Two people whose long names begin alike stay two.
-    digest = hashlib.sha256(slug.encode()).hexdigest()[:4]
     return f"{slug[: PARTICIPANT_LENGTH - 5].strip('-')}-{digest}"
 
 
@@ -444,6 +533,14 @@ def reason(error: Exception, *secrets: str | None) -> str:
         return hub.redact(_client_error(error), *secrets)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return "no AWS credentials were found; run `aws configure` or `aws sso login`."
+    if isinstance(error, ParamValidationError):
+        head, *problems = str(error).rstrip(".").splitlines()
+        return hub.redact(f"{head} {'; '.join(problems)}.", *secrets)
+    if _rehearsal_has_ended(error):
+        return (
+            "The rehearsal AWS has ended: run the cell that opens the session again, then "
+            "03_deploy_endpoint."
+        )
     if isinstance(error, ConnectionError | HTTPClientError):
         return f"AWS cannot be reached ({type(error).__name__}); check the network and the region."
     if hasattr(error, "errors"):  # pydantic's ValidationError; its text echoes the input
@@ -453,6 +550,17 @@ def reason(error: Exception, *secrets: str | None) -> str:
         ]
         return hub.redact(f"sagemaker-core refused {'; '.join(problems)}.", *secrets)
     return hub.redact(f"{type(error).__name__}: {error}".splitlines()[0], *secrets)
+
+
+def _rehearsal_has_ended(error: Exception) -> bool:
+    """True when a connection failed that only a rehearsal makes: to loopback."""
+    if isinstance(error, ReadTimeoutError):  # connected: there is one, and it is slow
+        return False
+    if not isinstance(error, ConnectionError | HTTPClientError):
+        return False
+    host = urlsplit(str(error.kwargs.get("endpoint_url") or "")).hostname or ""
+    address = _address(host)
+    return _is_localhost(host) or (address is not None and address.is_loopback)
 
 
 def _client_error(error: ClientError) -> str:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import SettingsError
 
 TARGETS = ("rehearsal", "aws")
 DEFAULT_SPEED = 60.0  # one second here is one minute there
-CHOICES = ("target", "region", "participant", "role_arn")
+CHOICES = ("region", "participant", "role_arn")  # kept for each target
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +30,7 @@ class Settings:
         root: Root of the repository.
         results_dir: Where benchmark runs are written.
         state_dir: Where the rehearsal server keeps its state.
+        target_remembered: True when the target is what notebook 01 has chosen.
     """
 
     target: str = "rehearsal"
@@ -40,6 +42,7 @@ class Settings:
     root: Path = ROOT
     results_dir: Path = ROOT / "results"
     state_dir: Path = ROOT / ".rehearsal"
+    target_remembered: bool = False
 
 
 def load(
@@ -49,8 +52,12 @@ def load(
     region: str | None = None,
     participant: str | None = None,
     role_arn: str | None = None,
+    recall_target: bool = True,
 ) -> Settings:
     """Settings from arguments first, then `WORKSHOP_*`, then what was remembered, then defaults.
+
+    What was remembered for the other target does not count, and neither does the remembered target
+    without `recall_target`.
 
     Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (after what was remembered also `AWS_REGION`,
     `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`,
@@ -68,11 +75,13 @@ def load(
         return Path(value).expanduser().resolve() if value else default
 
     state_dir = folder("WORKSHOP_STATE", Settings.state_dir)
-    chosen = _remembered(state_dir)
+    kept = _remembered(state_dir)
+    given = target or first("WORKSHOP_TARGET")
+    recalled = kept.get("target") if recall_target and not given else None
+    target = _target(given or recalled or Settings.target)
+    chosen = kept.get(target, {})
     return Settings(
-        target=_target(
-            target or first("WORKSHOP_TARGET") or chosen.get("target") or Settings.target
-        ),
+        target=target,
         region=region
         or first("WORKSHOP_REGION")
         or chosen.get("region")
@@ -83,22 +92,42 @@ def load(
         speed=_speed(first("WORKSHOP_SPEED")),
         results_dir=folder("WORKSHOP_RESULTS", Settings.results_dir),
         state_dir=state_dir,
+        target_remembered=recalled is not None,
     )
 
 
-def remember(state_dir: Path, **choices: str | None) -> None:
-    """Keep choices for the sessions that follow; what is None stays as it was.
+def remember(state_dir: Path, target: str, *, choose: bool, **choices: str | None) -> None:
+    """Keep choices for the sessions that follow with a target; what is None stays as it was.
 
     Args:
         state_dir: `Settings.state_dir`.
-        **choices: `target`, `region`, `participant`, `role_arn`.
+        target: What they are kept for.
+        choose: Whether sessions that name no target have this one, or none that is remembered.
+        **choices: `region`, `participant`, `role_arn`.
     """
-    kept = _remembered(state_dir) | {name: value for name, value in choices.items() if value}
+    kept = _remembered(state_dir)
+    kept.pop("target", None)
+    if choose:
+        kept["target"] = target
+    own = {name: value for name, value in choices.items() if value}
+    kept[target] = kept.get(target, {}) | own
+    _keep(state_dir, kept)
+
+
+def forget_target(state_dir: Path) -> None:
+    """Let sessions that name no target have the default one again."""
+    kept = _remembered(state_dir)
+    if kept.pop("target", None):
+        _keep(state_dir, kept)
+
+
+def _keep(state_dir: Path, kept: dict[str, Any]) -> None:
     state_dir.mkdir(parents=True, exist_ok=True)
     (state_dir / "choices.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
-def _remembered(state_dir: Path) -> dict[str, str]:
+def _remembered(state_dir: Path) -> dict[str, Any]:
+    """`target`, if one was chosen, and for each target its choices."""
     path = state_dir / "choices.json"
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -108,8 +137,18 @@ def _remembered(state_dir: Path) -> dict[str, str]:
         raise SettingsError(
             f"What notebook 01 has chosen cannot be read: remove {path}."
         ) from error
-    known = read.items() if isinstance(read, dict) else ()
-    return {name: value for name, value in known if name in CHOICES and isinstance(value, str)}
+    if not isinstance(read, dict):
+        return {}
+    kept: dict[str, Any] = {"target": read["target"]} if read.get("target") in TARGETS else {}
+    for target in TARGETS:
+        known = read.get(target)
+        if isinstance(known, dict):
+            kept[target] = {
+                name: value
+                for name, value in known.items()
+                if name in CHOICES and isinstance(value, str)
+            }
+    return kept
 
 
 def _target(value: str) -> str:

@@ -7,15 +7,18 @@ Both start a rehearsal AWS of their own and stop it, also when a notebook fails.
 """
 
 import argparse
+import http.client
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +28,7 @@ import pandas as pd
 
 from helpers import costs, metrics, notebooks, results, settings
 from helpers.clock import Clock
-from helpers.errors import ResultsError, SettingsError, WorkshopError
+from helpers.errors import RehearsalError, ResultsError, SettingsError, WorkshopError
 from helpers.rehearsal import launch
 
 # Nothing of the caller's may decide what a rehearsal does, or end in a saved notebook.
@@ -67,13 +70,7 @@ def rehearsal_environment(
     Raises:
         SettingsError: WORKSHOP_TARGET asks for AWS: nobody watches the money here.
     """
-    target = environ.get("WORKSHOP_TARGET", "rehearsal")
-    if target != "rehearsal":
-        raise SettingsError(
-            f"WORKSHOP_TARGET is {target}, but unattended runs only rehearse, so that nobody "
-            "spends money by accident: unset it, or open the notebooks with make lab and run "
-            "them on AWS yourself."
-        )
+    _refuse_aws(environ)
     kept = {name: value for name, value in environ.items() if not name.startswith(FOREIGN)}
     if "WORKSHOP_SPEED" in environ:
         kept["WORKSHOP_SPEED"] = environ["WORKSHOP_SPEED"]
@@ -82,6 +79,16 @@ def rehearsal_environment(
         "WORKSHOP_STATE": str(state_dir),
         "WORKSHOP_RESULTS": str(results_dir),
     }
+
+
+def _refuse_aws(environ: Mapping[str, str]) -> None:
+    target = environ.get("WORKSHOP_TARGET", "rehearsal")
+    if target != "rehearsal":
+        raise SettingsError(
+            f"WORKSHOP_TARGET is {target}, but unattended runs only rehearse, so that nobody "
+            "spends money by accident: unset it, or open the notebooks with make lab and run "
+            "them on AWS yourself."
+        )
 
 
 @contextmanager
@@ -107,14 +114,27 @@ def rehearsal(
 
 
 def things(environ: Mapping[str, str]) -> list[Thing]:
-    """Ask a rehearsal AWS what was created, and until when it lasted; nothing when none runs."""
-    server = launch.status(settings.load(environ))
-    if server is None:
+    """Ask a rehearsal AWS what was created, and until when it lasted; nothing when none was needed.
+
+    Raises:
+        RehearsalError: It was started and answers no more.
+    """
+    loaded = settings.load(environ)
+    server = launch.status(loaded)
+    if server is None and not launch.was_started(loaded):
         return []
     # No proxy of the caller's: the server is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{server.url}/_rehearsal/journal", timeout=10) as answer:
-        entries = json.load(answer)
+    try:
+        if server is None:
+            raise ConnectionError
+        with opener.open(f"{server.url}/_rehearsal/journal", timeout=10) as answer:
+            entries = json.load(answer)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise RehearsalError(
+            "The rehearsal AWS has ended before its journal could be read, so what it cost and "
+            "whether anything was left is not known: run the workshop again."
+        ) from error
     return lives(entries, now_s=Clock(server.speed, server.origin).time())
 
 
@@ -124,13 +144,21 @@ def run(paths: Sequence[Path], results_dir: Path, *, environ: Mapping[str, str])
     Executed notebooks are saved in `<results_dir>/notebooks`, also the one that failed; the
     first failure ends the run.
 
+    Args:
+        paths: The notebooks.
+        results_dir: Folder to make; numbered when there is one of that name.
+        environ: The caller's environment.
+
     Returns:
         True if every notebook ran and nothing was left on the rehearsal AWS.
     """
+    _refuse_aws(environ)
+    results_dir = results.new_folder(results_dir.parent, results_dir.name)
+    made, unknown = [], None
     with rehearsal(environ, results_dir=results_dir) as given:
         say(f"Running {len(paths)} notebooks against a rehearsal AWS on this machine.")
         executed_dir = results_dir / "notebooks"
-        executed_dir.mkdir(parents=True)
+        executed_dir.mkdir()
         with notebooks.prepared(paths, environ=given) as turns:
             for path, take_turn in zip(paths, turns, strict=True):
                 executed = take_turn()
@@ -138,12 +166,17 @@ def run(paths: Sequence[Path], results_dir: Path, *, environ: Mapping[str, str])
                 _report(executed)
                 if executed.error:
                     break
-        made = things(given)
+        try:
+            made = things(given)
+        except RehearsalError as error:
+            unknown = error
     left = [thing for thing in made if not thing.deleted]
     _print_outcome(results_dir, made)
+    if unknown:
+        say(str(unknown))
     for thing in left:
         say(f"Left behind: {thing.kind} {thing.name}.")
-    ok = executed.error is None and not left
+    ok = executed.error is None and not left and not unknown
     say("Everything worked and nothing was left." if ok else "Not everything worked: see above.")
     return ok
 
@@ -332,18 +365,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--notebooks", type=Path, default=settings.ROOT / "notebooks")
     arguments = parser.parse_args(argv)
     try:
-        paths = notebooks.find(arguments.notebooks)
-        if arguments.record:
-            return 0 if record(paths, environ=os.environ) else 1
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        results_dir = settings.load().results_dir / f"workshop-{stamp}-rehearsal"
-        return 0 if run(paths, results_dir, environ=os.environ) else 1
+        with _interruptible():
+            paths = notebooks.find(arguments.notebooks)
+            if arguments.record:
+                return 0 if record(paths, environ=os.environ) else 1
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+            results_dir = settings.load().results_dir / f"workshop-{stamp}-rehearsal"
+            return 0 if run(paths, results_dir, environ=os.environ) else 1
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; the rehearsal AWS is stopped and nothing bills.", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print("Interrupted; the rehearsal AWS is stopped and nothing bills.", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let `kill` and a closed terminal end the block like Ctrl-C; handlers are put back after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    # What the caller ignores stays ignored: that is what nohup is for.
+    before = {
+        name: handler
+        for name in (signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(name)) not in (signal.SIG_IGN, None)
+    }
+
+    def interrupt(*_) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)  # a second one must not cut the clean-up short
+        raise KeyboardInterrupt
+
+    try:
+        for name in before:
+            signal.signal(name, interrupt)
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 import rehearsing
+from botocore.exceptions import EndpointConnectionError
 
 from helpers import cleanup, endpoint, hub, recipes, resources
 from helpers.clock import Clock
@@ -126,6 +127,19 @@ def test_another_configuration_under_the_same_name_is_refused(served):
     session, _ = served
     with pytest.raises(EndpointError, match="MAX_BATCH_SIZE 4 instead of 1.*08_clean_up"):
         deploy(session, MAX_BATCH_SIZE=1)
+
+
+def test_another_number_of_instances_is_another_configuration(served):
+    session, _ = served
+    with pytest.raises(EndpointError, match=r"\(instance count 1 instead of 2\).*08_clean_up"):
+        deploy(session, instance_count=2)
+
+
+@pytest.mark.parametrize("instances", [0, -1])
+def test_an_endpoint_without_instances_is_refused_before_anything_is_made(session, instances):
+    with pytest.raises(EndpointError, match=f"at least one instance, not {instances}"):
+        deploy(session, instance_count=instances)
+    assert journal(session) == []
 
 
 def test_an_endpoint_whose_configuration_is_gone_is_attached_to(session):
@@ -299,6 +313,27 @@ def test_without_the_right_to_read_tags_the_name_is_enough(session, broken):
     rehearsing.refuse(broken, "ListTags", "AccessDeniedException", "no")
     assert endpoint.find(broken).name == made.name
     assert endpoint.find(broken).recipe_name == SMALL
+
+
+def test_a_network_that_fails_while_tags_are_read_is_one_sentence(broken):
+    made = deploy(broken)
+    error = EndpointConnectionError(endpoint_url="https://api.sagemaker")
+    rehearsing.fail_after(broken, "ListTags", error)
+    for asked in (lambda: endpoint.look(broken, made.name), lambda: endpoint.find(broken)):
+        with pytest.raises(EndpointError, match="The tags of .* cannot be read"):
+            asked()
+
+
+def test_waiting_survives_a_network_that_fails_while_tags_are_read(broken):
+    made = deploy(broken)
+    left = iter(range(3))
+
+    def fail(**_):
+        if next(left, None) is not None:
+            raise EndpointConnectionError(endpoint_url="https://api.sagemaker")
+
+    rehearsing.after(broken, "ListTags", fail)
+    assert endpoint.wait(broken, made).status == "InService"
 
 
 def test_a_refused_list_is_one_sentence(broken):

@@ -101,5 +101,45 @@ def test_secrets_are_covered_and_limits_are_not():
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "APITOKEN",
+        "TOKEN_VALUE",
+        "CLIENT_SECRET",
+        "SECRET_NAME",
+        "DB_PASSWORD",
+        "APIKEY",
+        "API_KEY",
+        "OPENAI_API_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_CREDENTIALS",
+        "hf_token",
+        "PRIVATE_KEY",
+    ],
+)
+def test_names_of_secrets(name):
+    assert hub.is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MAX_TOTAL_TOKENS",
+        "MAX_BATCH_PREFILL_TOKENS",
+        "MAX_INPUT_TOKENS",
+        "TOKENIZER_CONFIG_PATH",
+        "OPTION_TOKENIZER",
+        "KEYBOARD",
+        "HF_MODEL_ID",
+        "MONKEY",
+    ],
+)
+def test_names_of_no_secrets(name):
+    assert not hub.is_secret(name)
+
+
 def test_a_text_loses_given_secrets_and_whatever_looks_like_a_token():
     assert hub.redact(f"x {TOKEN} y sesame", "sesame", None) == "x *** y ***"

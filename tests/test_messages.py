@@ -506,12 +506,18 @@ def test_no_credentials_is_said_as_such(scripted, monkeypatch):
 # --- the OpenAI route ----------------------------------------------------------------------------
 
 
-def test_the_openai_url_is_under_the_endpoints_name_and_moves_with_boto3():
-    url = messages.openai_url("e", region="eu-west-1", environ={})
-    assert url == "https://runtime.sagemaker.eu-west-1.amazonaws.com/endpoints/e/openai/v1"
-    moved = {"AWS_ENDPOINT_URL": "http://127.0.0.1:4566/"}
-    url = messages.openai_url("e", region="eu-west-1", environ=moved)
-    assert url == "http://127.0.0.1:4566/endpoints/e/openai/v1"
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        (None, "https://runtime.sagemaker.eu-west-1.amazonaws.com"),
+        ("http://127.0.0.1:4566/", "http://127.0.0.1:4566"),
+    ],
+)
+def test_the_openai_url_is_where_the_session_calls(address, host, monkeypatch):
+    client = boto3.client("sagemaker-runtime", region_name="eu-west-1", endpoint_url=address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://set-since")
+    url = messages.openai_url(SimpleNamespace(client=lambda service: client), "e")
+    assert url == f"{host}/endpoints/e/openai/v1"
 
 
 def signed_in(**keys):
@@ -608,7 +614,7 @@ def test_an_endpoint_that_is_not_there_says_which_notebook_makes_it(runtime):
 
 
 def test_any_openai_client_can_use_the_openai_route(rehearsal):
-    url = messages.openai_url(NAME, region=rehearsal.region)
+    url = messages.openai_url(rehearsal, NAME)
     client = InferenceClient(base_url=url, api_key=messages.bearer_token(rehearsal))
     whole = client.chat_completion(HELLO, model="tgi", max_tokens=20)
     assert "rehearsal" in whole.choices[0].message.content.lower()

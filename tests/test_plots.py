@@ -2,10 +2,12 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from io import BytesIO
 
 import pytest
 from made_runs import record, run, steady
 from matplotlib.colors import to_hex
+from PIL import Image, ImageColor
 
 from helpers import plots, results
 from helpers.errors import ResultsError
@@ -177,3 +179,14 @@ def test_a_run_without_a_success_has_no_bars(tmp_path):
 
 def test_published_sources_all_have_a_style_of_their_own():
     assert results.published()["source"].nunique() == len(set(plots._PUBLISHED_STYLES))
+
+
+def test_what_a_notebook_shows_keeps_every_color(tmp_path):
+    fig = plots.Chart("Colors?", is_rehearsal=False)
+    axes = fig.add_subplot()
+    colors = (plots.ORANGE, plots.GREEN, plots.BLUE, plots.VERMILION, plots.PURPLE)
+    axes.bar(range(len(colors)), 1, color=colors)
+    shown = Image.open(BytesIO(fig._repr_png_()))
+    assert shown.mode == "P"
+    drawn = {color for _, color in shown.convert("RGB").getcolors(1000)}
+    assert {ImageColor.getrgb(color) for color in colors} <= drawn

@@ -55,6 +55,7 @@ class Echo:
             "instances": deployment.instance_count,
             "type": deployment.instance_type,
             "region": deployment.region,
+            "variant": deployment.variant,
             "log": deployment.log_stream_arn,
             "body": request.body.decode(),
         }
@@ -449,6 +450,42 @@ def test_an_image_the_rehearsal_does_not_know_ends_as_failed(sagemaker, world):
     assert "1.dkr.ecr/x:latest" in world.container_log("foreign")[-1]["message"]
 
 
+def test_an_instance_that_nothing_can_be_timed_on_ends_as_failed(sagemaker, world):
+    create_endpoint(sagemaker, "untimed", InstanceType="ml.trn1n.32xlarge")
+    world.clock.now_s += 3600
+    assert status_of(sagemaker, "untimed") == "Failed"
+    last = world.container_log("untimed")[-1]["message"]
+    assert last.startswith("rehearsal: No specification of 'ml.trn1n.32xlarge': use one of")
+
+
+def test_more_instances_than_the_quota_are_refused_in_awss_words(sagemaker, world):
+    def refused(**variant):
+        create_config(sagemaker, "more", **variant)
+        with pytest.raises(ClientError) as error:
+            sagemaker.create_endpoint(EndpointName="more", EndpointConfigName="more")
+        sagemaker.delete_endpoint_config(EndpointConfigName="more")
+        assert error.value.response["Error"]["Code"] == "ResourceLimitExceeded"
+        return error.value.response["Error"]["Message"]
+
+    create_model(sagemaker)
+    create_endpoint(sagemaker, "most", InitialInstanceCount=19)
+    assert refused(InitialInstanceCount=1_000_000) == (
+        "The account-level service limit 'ml.inf2.48xlarge for endpoint usage' is 20 Instances, "
+        "with current utilization of 19 Instances and a request delta of 1000000 Instances."
+    )
+    assert "delta of 2 Instances" in refused(InitialInstanceCount=2)
+    create_config(sagemaker, "last")
+    sagemaker.create_endpoint(EndpointName="last", EndpointConfigName="last")
+    assert "utilization of 20 Instances" in refused(InitialInstanceCount=1)
+    create_config(sagemaker, "other", InstanceType="ml.inf2.24xlarge")
+    sagemaker.create_endpoint(EndpointName="other", EndpointConfigName="other")
+    world.clock.now_s += 3600
+    sagemaker.delete_endpoint(EndpointName="most")
+    world.clock.now_s += 16
+    create_config(sagemaker, "again", InitialInstanceCount=19)
+    sagemaker.create_endpoint(EndpointName="again", EndpointConfigName="again")
+
+
 def test_a_container_writes_its_log_when_its_time_has_come(sagemaker, world):
     start = world.clock.time()
     create_endpoint(sagemaker, "logged")
@@ -649,6 +686,12 @@ def test_a_request_against_the_service_model_is_refused(sagemaker, world, operat
         ("DescribeModel", b"{", "not JSON"),
         ("DescribeModel", b"\xff", "not JSON"),
         ("DescribeModel", b"[" * 100_000, "not JSON"),
+        ("DescribeModel", b'{"ModelName": ' + b"[" * 900 + b"]" * 900 + b"}", "not JSON"),
+        ("DescribeModel", b'{"x": ' * 900 + b"1" + b"}" * 900, "not JSON"),
+        ("DescribeModel", b'{"ModelName": "\xed\xa0\x80"}', "not JSON"),
+        ("ListModels", b'{"CreationTimeAfter": 1e999}', "not JSON"),
+        ("ListModels", b'{"MaxResults": 1' + b"0" * 5000 + b"}", "not JSON"),
+        ("ListModels", '{"MaxResults": 1}'.encode("utf-16"), "not JSON"),
         ("ListModels", b'{"MaxResults": NaN}', "not JSON"),
         ("DescribeModel", b"[]", "Start of structure"),
         ("DescribeModel", {"ModelName": 1}, "NUMBER_VALUE can not be converted to String"),
@@ -734,6 +777,35 @@ def test_an_endpoint_in_service_is_invoked_under_its_exact_name(sagemaker, world
     ):
         with pytest.raises(ClientError, match=f"Endpoint {name} of account"):
             client.invoke_endpoint(EndpointName=name, Body=b"")
+
+
+def test_a_variant_is_invoked_by_name_and_must_be_there(sagemaker, world):
+    create_model(sagemaker)
+    variant = {
+        "ModelName": "m",
+        "InstanceType": "ml.inf2.48xlarge",
+        "InitialInstanceCount": 1,
+        "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+    }
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="c",
+        ProductionVariants=[{"VariantName": name, **variant} for name in ("one", "two")],
+    )
+    sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
+    world.clock.now_s += 3600
+    runtime = world.client("sagemaker-runtime")
+    for given, invoked in (({}, "one"), ({"TargetVariant": "two"}, "two")):
+        told = json.loads(
+            runtime.invoke_endpoint(EndpointName="e", Body=b"", **given)["Body"].read()
+        )
+        assert told["variant"] == invoked
+    for invoke in (runtime.invoke_endpoint, runtime.invoke_endpoint_with_response_stream):
+        with pytest.raises(ClientError) as error:
+            invoke(EndpointName="e", Body=b"", TargetVariant="three")
+        assert error.value.response["Error"] == {
+            "Code": "ValidationError",
+            "Message": "Variant three not found for Request",
+        }
 
 
 def test_an_endpoint_made_anew_is_another_deployment(sagemaker, world):

@@ -143,7 +143,32 @@ def test_a_stale_note_does_not_keep_a_server_from_starting(here):
     ):
         (here.state_dir / "server.json").write_text(note)
         assert launch.status(here) is None
+    for note in (b'{"url": 5, "pid": 1}', b'{"url": "x", "pid": "1"}', b"5", b"\xff\xfe"):
+        (here.state_dir / "server.json").write_bytes(note)
+        assert launch.status(here) is None
+        assert launch.stop(here) is False
+        launch.unregister(here.state_dir, launch.ServerInfo("x", 1, 1.0, 0.0))
+        assert (here.state_dir / "server.json").read_bytes() == note
     assert launch.ensure(here).pid != 1
+
+
+def test_state_that_cannot_be_written_is_one_sentence(here, tmp_path):
+    (tmp_path / "file").write_text("")
+    in_the_way = replace(here, state_dir=tmp_path / "file")
+    assert launch.status(in_the_way) is None
+    with pytest.raises(RehearsalError, match="cannot keep its state in .*/file .*WORKSHOP_STATE"):
+        launch.ensure(in_the_way)
+    with pytest.raises(RehearsalError, match="cannot keep its state"):
+        launch.register(in_the_way.state_dir, launch.ServerInfo("x", 1, 1.0, 0.0))
+
+
+def test_by_hand_too_state_that_cannot_be_written_is_one_sentence(here):
+    (here.state_dir / "server.json").mkdir(parents=True)
+    process = serve(here, "--port", "0")
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert "cannot keep its state in" in err
+    assert "Traceback" not in err
 
 
 def test_a_server_that_was_killed_is_replaced(here):

@@ -9,6 +9,7 @@ import selectors
 import statistics
 import threading
 import time
+from dataclasses import replace
 
 import boto3
 import pytest
@@ -498,13 +499,26 @@ def test_json_of_another_form_is_a_422_in_serdes_words(client, name, body, words
         (b'{"a": NaN}', "expected value"),
         (b"\xff\xfe\xff", "invalid unicode code point"),
         (b'"\\ud800"', "invalid unicode code point"),
+        (b'"\xed\xa0\x80"', "invalid unicode code point"),
+        ('{"a": 1}'.encode("utf-16"), "invalid unicode code point"),
+        ('{"a": 1}'.encode("utf-16-le"), "expected value at line 1 column 2"),
+        (b'{"temperature": 1e999}', "number out of range"),
+        (b'{"temperature": -1e999}', "number out of range"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "number out of range"),
         (b"[" * 100_000, "recursion limit exceeded"),
+        (b"[" * 900 + b"]" * 900, "recursion limit exceeded"),
+        (b"[" * 128 + b"]" * 128, "recursion limit exceeded"),
     ],
 )
 def test_what_is_no_json_is_a_400(client, body, words):
     error = refusal(client, "llama", body)
     assert error["OriginalStatusCode"] == 400
     assert error["OriginalMessage"].startswith("Failed to parse the request body as JSON: " + words)
+
+
+def test_as_deep_as_serde_reads_is_read(client):
+    deep = json.loads("[" * 126 + "]" * 126)
+    assert whole(client, "llama", asked(unknown=deep))
 
 
 def test_a_body_that_is_not_called_json_is_a_415(client):
@@ -691,6 +705,23 @@ def test_two_replicas_serve_two_requests_side_by_side():
     one = closed_loop(2, 40, output_tokens=10, speed=1)[0]
     two = closed_loop(2, 40, output_tokens=10, speed=1, deployed=twice)[0]
     assert two > one
+
+
+def test_replicas_are_made_when_they_are_asked():
+    runtime = Runtime(Clock(60))
+    container = runtime._container(deployment("many"))
+    for _ in range(3):
+        runtime._replica(container, 10**9)
+    assert len(container.replicas) == 3
+
+
+def test_variants_of_an_endpoint_are_different_containers():
+    runtime = Runtime(Clock(60))
+    one = deployment("e")
+    other = replace(one, variant="Other", env={**ENV, "MAX_CONCURRENT_REQUESTS": "1"})
+    assert runtime._container(one) is runtime._container(one)
+    assert runtime._container(other).shape.max_concurrent_requests == 1
+    assert runtime._container(one).shape.max_concurrent_requests == 128
 
 
 def test_a_client_that_leaves_frees_its_slot_for_the_next():

@@ -75,13 +75,47 @@ def test_a_run_that_was_killed_is_read_with_the_requests_it_has(tmp_path):
         ("requests.jsonl", "{}\n"),
         ("requests.jsonl", "no json\n"),
         ("requests.jsonl", None),
+        ("run.json", "[]"),
+        ("run.json", "{}"),
+        ("run.json", '{"target": 5}'),
+        ("summary.json", "3"),
+        ("summary.json", '{"target": "rehearsal", "requests": []}'),
+        ("requests.jsonl", "5\n"),
+        ("requests.jsonl", '"text"\n'),
+        ("requests.jsonl", "[1]\n"),
     ],
 )
 def test_a_broken_run_is_named(tmp_path, file, content):
     path = run(tmp_path).path
     (path / file).unlink() if content is None else (path / file).write_text(content)
-    with pytest.raises(ResultsError, match=file):
-        results.load(path)
+    with pytest.raises(ResultsError, match=f"{file} in .*{path.name} .*: remove this folder"):
+        results.runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sent_s": "early"},
+        {"user": True},
+        {"chunk_s": [1.0, None]},
+        {"error": "late"},
+        {"error": {"kind": 5, "message": "", "status": None}},
+        {"unknown": 1},
+    ],
+)
+def test_a_request_of_the_wrong_types_is_no_request(tmp_path, wrong):
+    path = run(tmp_path).path / "requests.jsonl"
+    first, *others = path.read_text().splitlines()
+    lines = [json.dumps(json.loads(first) | wrong), *others, ""]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ResultsError, match="a line that is no request"):
+        results.runs(tmp_path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (run(tmp_path).path / "requests.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ResultsError, match="requests.jsonl"):
+        results.runs(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -104,6 +138,30 @@ def test_runs_are_listed_oldest_first_and_by_target(tmp_path):
 def test_no_runs_is_one_sentence_that_says_where_they_come_from(tmp_path):
     with pytest.raises(ResultsError, match="No aws run in .*06_benchmark"):
         results.runs(tmp_path, target="aws")
+
+
+def test_without_a_run_the_newest_of_make_workshop_is_offered(tmp_path, monkeypatch):
+    for hour in ("09", "12"):
+        run(tmp_path / "results" / f"workshop-20261122T{hour}0000Z-rehearsal")
+    (tmp_path / "results" / "workshop-20261122T150000Z-rehearsal" / "notebooks").mkdir(parents=True)
+    newest = "results/workshop-20261122T120000Z-rehearsal"
+    with pytest.raises(ResultsError, match=f"or set RESULTS_DIR to {tmp_path}/{newest}\\."):
+        results.runs(tmp_path / "results")
+    with pytest.raises(ResultsError, match="06_benchmark\\.$"):
+        results.runs(tmp_path / "results", target="aws")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    with pytest.raises(ResultsError, match=f"06_benchmark, or set RESULTS_DIR to {newest}\\."):
+        results.runs(tmp_path / "results", target="rehearsal")
+    assert len(results.runs(newest)) == 1  # as a notebook would, from another folder
+
+
+def test_a_folder_that_went_away_is_one_sentence(tmp_path):
+    writing = recorder(tmp_path)
+    writing.discard()
+    for write in (lambda: writing.add(record()), lambda: writing.finish({})):
+        with pytest.raises(ResultsError, match="Cannot write into .*No such file"):
+            write()
+    writing.discard()  # it hides no other error
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
@@ -165,3 +223,11 @@ def test_published_costs_are_at_the_sagemaker_price():
 def test_a_missing_published_file_is_named(tmp_path):
     with pytest.raises(ResultsError, match="optimum.*git checkout"):
         results.published(tmp_path)
+
+
+def test_the_latest_run_of_a_load_is_the_newest_one(tmp_path):
+    made = [run(tmp_path, concurrency=users, requests=5 * users) for users in (1, 2, 1)]
+    assert results.latest(made, users=1) is made[2]
+    assert results.latest(made, users=2) is made[1]
+    with pytest.raises(ResultsError, match="choose one of 1, 2"):
+        results.latest(made, users=8)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -6,11 +7,20 @@ import sys
 import boto3
 import pytest
 import rehearsing
-from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
 from moto import mock_aws
 
 from helpers import session as sessions
+from helpers import settings
 from helpers.errors import SessionError, SettingsError
+from helpers.rehearsal import launch
 from helpers.session import open_session, reason
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/service-role/execution"
@@ -67,6 +77,11 @@ def test_in_rehearsal_plain_boto3_reaches_nothing_real(rehearsal, monkeypatch):
         "AWS_PROFILE": "production",
         "AWS_ENDPOINT_URL_STS": "http://192.0.2.1",
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "TRUE",
+        "AWS_ACCOUNT_ID": "210987654321",
+        "AWS_SDK_UA_APP_ID": "real-app",
+        "AWS_LOGIN_CACHE_DIRECTORY": "/real/cache",
+        "AWS_SOMETHING_NEW": "real-and-new",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": "/real/config.yaml",
         "HTTPS_PROXY": "http://192.0.2.1:1",
         "HTTP_PROXY": "http://192.0.2.1:1",
         "HF_TOKEN": "hf_realrealreal",
@@ -76,6 +91,7 @@ def test_in_rehearsal_plain_boto3_reaches_nothing_real(rehearsal, monkeypatch):
         monkeypatch.setenv(name, value)
     open_session()
     assert not set(real.values()) & set(os.environ.values())
+    assert "AWS_SOMETHING_NEW" not in os.environ
     assert boto3.client("sts").get_caller_identity()["Arn"].endswith("/rehearsal")
     code = "import boto3; print(boto3.client('sts').get_caller_identity()['Account'])"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -84,6 +100,7 @@ def test_in_rehearsal_plain_boto3_reaches_nothing_real(rehearsal, monkeypatch):
 
 def test_the_users_environment_comes_back(rehearsal, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("AWS_ACCOUNT_ID", "210987654321")
     monkeypatch.setenv("HF_TOKEN", "hf_realrealreal")
     before = dict(os.environ)
     open_session()
@@ -116,6 +133,20 @@ def test_a_session_stays_where_it_was_opened(rehearsal):
         assert ".eu-west-1." in real.client("logs").meta.endpoint_url
 
 
+def test_a_rehearsal_never_uses_the_users_proxy(rehearsal, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    session = open_session()
+    sessions.leave_rehearsal()
+    assert os.environ["HTTP_PROXY"] == "http://127.0.0.1:9"
+    client = session.client("sts", retries={"total_max_attempts": 1}, read_timeout=7)
+    assert client.get_caller_identity()["Account"] == "123456789012"
+    assert client.meta.config.read_timeout == 7
+    assert session.boto.client("sts").get_caller_identity()["Account"] == "123456789012"
+
+
 def test_two_regions_in_one_process(rehearsal):
     one, other = open_session(region="us-east-1"), open_session(region="us-west-2")
     assert one.client("sagemaker").meta.region_name == "us-east-1"
@@ -142,12 +173,94 @@ def test_on_aws_the_identity_names_account_and_participant(on_aws):
     as_identity(on_aws, "arn:aws:iam::123456789012:user/team/Anna.Schmidt")
     session = open_session()
     assert (session.region, session.account) == ("eu-west-1", "123456789012")
-    assert session.participant == "anna-schmidt"
+    assert session.participant == "anna-schmid-1261"
 
 
-def test_aws_on_loopback_is_refused(on_aws):
-    on_aws.setenv("AWS_ENDPOINT_URL", "http://localhost:4566")
-    with pytest.raises(SessionError, match="WORKSHOP_TARGET=rehearsal"):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:4566",
+        "https://localhost:4566",
+        "https://LOCALHOST.:4566",
+        "https://sagemaker.localhost",
+        "https://127.0.0.1:4566",
+        "https://127.8.8.8",
+        "https://127.1",
+        "https://2130706433",
+        "https://0x7f000001",
+        "https://0.0.0.0:4566",
+        "https://[::1]:4566",
+        "https://[::]:4566",
+        "https://[::ffff:127.0.0.1]:4566",
+        "https://rehearsal.example.com",
+        "http://sagemaker.eu-west-1.amazonaws.com",
+        "localhost:4566",
+    ],
+)
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"])
+def test_aws_on_loopback_is_refused(on_aws, name, url):
+    on_aws.setattr(sessions.socket, "getaddrinfo", resolving_to("127.0.0.1"))
+    on_aws.setenv(name, url)
+    with pytest.raises(SessionError, match="WORKSHOP_TARGET=rehearsal") as caught:
+        open_session()
+    assert url in str(caught.value)
+
+
+def resolving_to(address):
+    return lambda *_, **__: [(2, 1, 6, "", (address, 0))]
+
+
+def test_aws_on_loopback_is_refused_in_a_configuration_file(on_aws, tmp_path):
+    config = tmp_path / "config"
+    config.write_text(
+        "[default]\nservices = mine\n[services mine]\nsagemaker =\n"
+        "  endpoint_url = https://127.0.0.1:4566\n"
+        "cloudwatch =\n  endpoint_url = https://127.0.0.1:4566\n"
+    )
+    on_aws.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(SessionError, match="sagemaker would be called at"):
+        open_session()
+    config.write_text(config.read_text().replace("sagemaker =", "s3 ="))
+    with pytest.raises(SessionError, match="cloudwatch would be called at"):
+        open_session().client("cloudwatch")
+
+
+class _Probe:
+    """A socket that binds, or does not."""
+
+    def __init__(self, *_, own):
+        self._own = own
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def bind(self, _):
+        if not self._own:
+            raise OSError
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_address_of_this_machine_is_refused_and_another_is_not(monkeypatch, own):
+    monkeypatch.setattr(sessions.socket, "getaddrinfo", resolving_to("192.0.2.1"))
+    monkeypatch.setattr(sessions.socket, "socket", lambda *_: _Probe(own=own))
+    assert sessions._is_here("vpce.example.com") is own
+    assert sessions._is_here("2001:db8::1") is own
+
+
+def test_a_host_that_does_not_resolve_is_not_this_machine(monkeypatch):
+    def unknown(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(sessions.socket, "getaddrinfo", unknown)
+    assert not sessions._is_here("nowhere.example.com")
+
+
+def test_aws_with_the_rehearsals_credentials_is_refused(on_aws):
+    on_aws.setenv("AWS_ACCESS_KEY_ID", launch.credentials()["AWS_ACCESS_KEY_ID"])
+    with pytest.raises(SessionError, match="credentials are the rehearsal's"):
         open_session()
 
 
@@ -224,7 +337,7 @@ def test_a_role_that_cannot_be_read_comes_from_studio_or_from_the_user(on_aws, t
     ("metadata", "participant"),
     [
         ('{"UserProfileName": "Anna", "SpaceName": "lab"}', "anna"),
-        ('{"SpaceName": "Lab 7"}', "lab-7"),
+        ('{"SpaceName": "Lab 7"}', "lab-7-002d"),
         ('{"ResourceName": "my-notebook"}', "my-notebook"),
         ("[]", "sagemaker"),
         ("not json", "sagemaker"),
@@ -243,6 +356,30 @@ def test_long_names_that_begin_alike_stay_two(rehearsal):
     other = open_session(participant="christopher.smithson@example.com").participant
     assert one != other
     assert max(len(one), len(other)) <= 16
+
+
+@pytest.mark.parametrize("names", [("Ösen", "Äsen"), ("anna.b", "anna-b"), ("日本語", "日本")])
+def test_different_names_stay_different(names):
+    one, other = map(sessions._slug, names)
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("rehearsal", "rehearsal"),
+        (" Anna ", "anna"),
+        ("anna-b", "anna-b"),
+        ("Ösen", "osen-"),
+        ("anna.b", "anna-b-"),
+        ("日本語", "p-"),
+        ("42", "p-"),
+    ],
+)
+def test_a_name_that_loses_something_gains_a_digest(name, slug):
+    if slug.endswith("-"):
+        slug += hashlib.sha256(name.lower().encode()).hexdigest()[:4]
+    assert sessions._slug(name) == slug
 
 
 def test_a_participant_without_letters_is_refused(rehearsal):
@@ -280,6 +417,30 @@ def test_aws_describes_itself_as_billed(on_aws, capsys):
     said = capsys.readouterr().out
     assert "billed until you delete it" in said
     assert "[aws] Participant: anna" in said
+
+
+def test_what_notebook_01_has_chosen_holds_until_it_chooses_nothing(on_aws, tmp_path, capsys):
+    on_aws.delenv("WORKSHOP_TARGET")
+    on_aws.setenv("WORKSHOP_STATE", str(tmp_path))
+    open_session("aws", participant="anna", remember=True).describe()
+    assert "01_environment_setup" not in capsys.readouterr().out
+    session = open_session()
+    session.describe()
+    assert (session.target, session.participant) == ("aws", "anna")
+    assert "Target aws was chosen in 01_environment_setup: set TARGET" in capsys.readouterr().out
+    on_aws.setenv("WORKSHOP_TARGET", "aws")
+    assert open_session(remember=True).target == "aws"
+    on_aws.delenv("WORKSHOP_TARGET")
+    assert settings.load().target == "rehearsal"
+
+
+def test_a_choice_that_fails_leaves_no_older_one(on_aws, tmp_path):
+    on_aws.delenv("WORKSHOP_TARGET")
+    on_aws.setenv("WORKSHOP_STATE", str(tmp_path))
+    open_session("aws", remember=True)
+    with pytest.raises(SettingsError):
+        open_session("aws", region="us-est", remember=True)
+    assert settings.load().target == "rehearsal"
 
 
 def test_a_table_carries_the_label_in_its_corner(rehearsal):
@@ -336,6 +497,41 @@ def test_other_errors_are_one_sentence_without_secrets():
     assert "reached" in reason(ConnectTimeoutError(endpoint_url="https://x"))
     assert reason(SessionError("Say this.")) == "Say this."
     assert reason(RuntimeError("sesame\nmore"), "sesame") == "RuntimeError: ***"
+
+
+def test_what_botocore_refuses_is_said_in_full_without_secrets():
+    report = "Missing required parameter: A\nInvalid length for B, value: sesame"
+    said = reason(ParamValidationError(report=report), "sesame")
+    assert said == (
+        "Parameter validation failed: Missing required parameter: A; "
+        "Invalid length for B, value: ***."
+    )
+
+
+@pytest.mark.parametrize("kind", [EndpointConnectionError, ConnectionClosedError])
+def test_a_rehearsal_that_has_ended_is_said_to_have(kind):
+    assert "The rehearsal AWS has ended" in reason(kind(endpoint_url="http://127.0.0.1:9/x"))
+    assert "check the network" in reason(kind(endpoint_url="https://sts.amazonaws.com"))
+
+
+def test_a_rehearsal_that_is_slow_has_not_ended():
+    assert "has ended" not in reason(ReadTimeoutError(endpoint_url="http://127.0.0.1:9"))
+
+
+def test_a_role_of_a_rehearsal_that_has_ended(rehearsal, tmp_path, monkeypatch):
+    session = open_session()
+    studio = tmp_path / "metadata.json"
+    studio.write_text(json.dumps({"ExecutionRoleArn": ROLE_ARN}))
+    monkeypatch.setattr(sessions, "STUDIO_METADATA", studio)
+    ended = EndpointConnectionError(endpoint_url=rehearsal.url)
+    rehearsing.fail_after(session, "GetRole", ended, service="iam")
+    with pytest.raises(SessionError, match=r"^The rehearsal AWS has ended"):
+        session.role()
+
+
+def test_an_identity_in_a_rehearsal_that_has_ended():
+    ended = EndpointConnectionError(endpoint_url="http://127.0.0.1:9")
+    assert str(sessions._unknown_identity(ended)).startswith("The rehearsal AWS has ended")
 
 
 def test_what_pydantic_refuses_is_said_without_the_input():

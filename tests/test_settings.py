@@ -64,18 +64,47 @@ def test_a_speed_that_makes_no_sense_is_refused(speed):
 
 def test_what_was_chosen_once_holds_for_the_next_notebook(tmp_path):
     here = {"WORKSHOP_STATE": str(tmp_path), "AWS_REGION": "us-west-2"}
-    settings.remember(tmp_path, target="aws", region="eu-west-1", participant="anna")
-    settings.remember(tmp_path, target=None, role_arn="arn:aws:iam::123456789012:role/x")
+    settings.remember(tmp_path, "aws", choose=True, region="eu-west-1", participant="anna")
+    settings.remember(tmp_path, "aws", choose=True, role_arn="arn:aws:iam::123456789012:role/x")
     loaded = settings.load(here)
     assert (loaded.target, loaded.region, loaded.participant) == ("aws", "eu-west-1", "anna")
     assert loaded.role_arn.endswith("role/x")
+    assert loaded.target_remembered
 
 
 def test_the_environment_and_an_argument_overrule_what_was_chosen(tmp_path):
-    settings.remember(tmp_path, target="aws", region="eu-west-1")
-    here = {"WORKSHOP_STATE": str(tmp_path), "WORKSHOP_TARGET": "rehearsal"}
-    assert settings.load(here).target == "rehearsal"
+    settings.remember(tmp_path, "aws", choose=True, region="eu-west-1")
+    here = {"WORKSHOP_STATE": str(tmp_path)}
+    loaded = settings.load({**here, "WORKSHOP_TARGET": "rehearsal"})
+    assert (loaded.target, loaded.target_remembered) == ("rehearsal", False)
     assert settings.load(here, region="us-east-1").region == "us-east-1"
+    assert not settings.load(here, target="aws").target_remembered
+
+
+def test_what_was_chosen_for_aws_is_not_used_in_rehearsal(tmp_path):
+    role_arn = "arn:aws:iam::123456789012:role/x"
+    settings.remember(
+        tmp_path, "aws", choose=True, region="eu-west-1", participant="anna", role_arn=role_arn
+    )
+    loaded = settings.load({"WORKSHOP_STATE": str(tmp_path)}, target="rehearsal")
+    assert (loaded.region, loaded.participant, loaded.role_arn) == (None, None, None)
+
+
+def test_a_target_is_forgotten_and_its_choices_are_not(tmp_path):
+    here = {"WORKSHOP_STATE": str(tmp_path)}
+    settings.forget_target(tmp_path)
+    assert not list(tmp_path.iterdir())
+    settings.remember(tmp_path, "aws", choose=True, region="eu-west-1")
+    assert settings.load(here, recall_target=False).target == "rehearsal"
+    settings.forget_target(tmp_path)
+    assert settings.load(here).target == "rehearsal"
+    assert settings.load(here, target="aws").region == "eu-west-1"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"target": "mars", "aws": 1, "rehearsal": {"x": "y"}}'])
+def test_choices_that_make_no_sense_are_none(tmp_path, text):
+    (tmp_path / "choices.json").write_text(text)
+    assert settings.load({"WORKSHOP_STATE": str(tmp_path)}).target == "rehearsal"
 
 
 def test_choices_that_cannot_be_read_are_one_sentence(tmp_path):

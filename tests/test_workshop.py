@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -178,6 +179,67 @@ def test_an_interrupt_stops_the_kernels_and_the_server(tmp_path, scratch, monkey
     assert {thread.name for thread in threading.enumerate()}.isdisjoint(
         path.stem for path in notebooks.find(folder)
     )
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("flags", [[], ["--record"]])
+def test_kill_and_a_closed_terminal_end_a_run_like_ctrl_c(tmp_path, name, flags):
+    note = (
+        f"import os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
+    )
+    folder = write(tmp_path / "notebooks", {"01_long": [OPEN, f"{note}\nimport time\n{LONG}"]})
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.workshop", "--notebooks", str(folder), *flags],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch), "WORKSHOP_RESULTS": str(tmp_path / "results")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (state,) = scratch.glob("workshop-*/state")
+    server = launch.status(settings.load({"WORKSHOP_STATE": str(state)}))
+    process.send_signal(name)
+    process.send_signal(name)  # impatience does not cut the cleaning up short
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "nothing bills" in err and "Traceback" not in err
+    assert launch.probe(server.url) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert list(scratch.glob("workshop-*")) == []
+
+
+def test_signals_are_as_before_after_a_run(tmp_path):
+    before = [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)]
+    assert workshop.main(["--notebooks", str(tmp_path)]) == 2
+    assert [signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_two_runs_of_the_same_second_do_not_share_a_folder(tmp_path):
+    folder = write(tmp_path / "notebooks", {"01_a": [SAY]})
+    for name in ("results", "results-2"):
+        assert run(folder, tmp_path / "results") is True
+        assert (tmp_path / name / "notebooks" / "01_a.ipynb").exists()
+
+
+def test_a_rehearsal_that_died_is_told(tmp_path, capsys):
+    kill = """
+import os, signal
+from helpers import settings
+from helpers.rehearsal import launch
+os.kill(launch.status(settings.load()).pid, signal.SIGKILL)
+"""
+    folder = write(tmp_path / "notebooks", {"01_a": [OPEN, CREATE, kill]})
+    assert run(folder, tmp_path / "results") is False
+    printed = capsys.readouterr().out
+    assert "The rehearsal AWS has ended before its journal could be read" in printed
+    assert "nothing was left" not in printed
 
 
 def test_a_running_cell_is_ended_when_the_run_is_abandoned(tmp_path):

@@ -104,9 +104,10 @@ async def _serve(loaded: settings.Settings, options: argparse.Namespace) -> int:
         _say(f"Port {options.port} of {HOST} is taken: pass another --port, or 0 for any.")
         return 1
     info = launch.ServerInfo(f"http://{HOST}:{port}", os.getpid(), clock.speed, clock.origin)
-    noted = await asyncio.to_thread(_note, loaded, info)
-    _announce(info)
+    noted = False
     try:
+        noted = await asyncio.to_thread(_note, loaded, info)
+        _announce(info)
         await _until(stopping, server, options.idle_minutes * 60)
     finally:
         if noted:

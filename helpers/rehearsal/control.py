@@ -12,6 +12,7 @@ import json
 import logging
 import operator
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from botocore.model import OperationNotFoundError, ServiceModel
 
 from helpers.clock import Clock
-from helpers.rehearsal import shapes, startup
+from helpers.rehearsal import shapes, startup, strictjson
 from helpers.rehearsal.server import Answer
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ TARGET_PREFIX = "SageMaker."
 DELETING_S = 15.0
 _PAGE = 10  # MaxResults when a list operation is given none (API reference)
 _MAX_TAGS = 50
+_QUOTA = 20  # instances of a type in a region; what a real account has differs from type to type
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 
 
@@ -71,6 +73,7 @@ class Deployment:
         instance_count: Replicas.
         region: Where it runs.
         account: Whose it is.
+        variant: Its production variant.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Deployment:
     instance_count: int
     region: str = REGION
     account: str = ACCOUNT
+    variant: str = "AllTraffic"
 
     @property
     def log_group(self) -> str:
@@ -222,18 +226,27 @@ class ControlPlane:
             return error.answer()
         return self._answer(operation, model.output_shape, result)
 
-    def serving(self, name: str, *, region: str = REGION) -> Deployment:
+    def serving(self, name: str, *, region: str = REGION, variant: str | None = None) -> Deployment:
         """What runs under an endpoint's name; unlike elsewhere, capitals matter here.
 
+        Args:
+            name: The endpoint's.
+            region: From the request's signature.
+            variant: `TargetVariant`; left out, the endpoint's first.
+
         Raises:
-            AwsError: When there is no such endpoint, or it is not in service.
+            AwsError: When there is no such endpoint or variant, or it is not in service.
         """
         self.advance()
         endpoint = self._resources.get((_ENDPOINT, region, name.lower()))
         if endpoint is None or endpoint.name != name or endpoint.status != "InService":
             message = f"Endpoint {name} of account {self._account} not found."
             raise AwsError("ValidationError", message)
-        return next(iter(endpoint.deployments.values()))
+        if variant is None:
+            return next(iter(endpoint.deployments.values()))
+        if variant not in endpoint.deployments:  # words [unverified]
+            raise AwsError("ValidationError", f"Variant {variant[:200]} not found for Request")
+        return endpoint.deployments[variant]
 
     def journal(self) -> list[dict[str, Any]]:
         """Every create, update and delete that succeeded: time (epoch), operation, name, detail."""
@@ -298,6 +311,8 @@ class ControlPlane:
             ]
             for variant in variants
         }
+        self._check_new(_ENDPOINT, given["EndpointName"], region)
+        self._check_quotas(variants, region)
         answer = self._create(_ENDPOINT, given, region, detail=_size(variants))
         endpoint = self._find(_ENDPOINT, given["EndpointName"], region)
         endpoint.status, endpoint.modified_s = "Creating", endpoint.created_s
@@ -309,6 +324,24 @@ class ControlPlane:
         duration_s, reason = min(failures) if failures else max(ends)
         self._schedule(duration_s, "started", endpoint, reason)
         return answer
+
+    def _check_quotas(self, variants: list[dict[str, Any]], region: str) -> None:
+        asked: Counter[str] = Counter()
+        for variant in variants:
+            asked[variant["InstanceType"]] += variant["InitialInstanceCount"]
+        used: Counter[str] = Counter()
+        for (kind, where, _), endpoint in self._resources.items():
+            if kind is _ENDPOINT and where == region and endpoint.status != "Failed":
+                for deployment in endpoint.deployments.values():
+                    used[deployment.instance_type] += deployment.instance_count
+        for instance_type, delta in asked.items():
+            if used[instance_type] + delta > _QUOTA:
+                raise AwsError(
+                    "ResourceLimitExceeded",
+                    f"The account-level service limit '{instance_type} for endpoint usage' is "
+                    f"{_QUOTA} Instances, with current utilization of {used[instance_type]} "
+                    f"Instances and a request delta of {delta} Instances.",
+                )
 
     def _start(
         self, endpoint: _Resource, variant: dict[str, Any], container: dict[str, Any]
@@ -322,6 +355,7 @@ class ControlPlane:
             instance_count=variant["InitialInstanceCount"],
             region=endpoint.region,
             account=self._account,
+            variant=variant["VariantName"],
         )
         plan = startup.plan(
             deployment.image,
@@ -393,15 +427,19 @@ class ControlPlane:
         self, kind: _Kind, given: dict[str, Any], region: str, *, detail: str
     ) -> dict[str, Any]:
         name = given[f"{kind.member}Name"]
+        self._check_new(kind, name, region)
         key, arn = (kind, region, name.lower()), self._arn(kind, region, name)
-        if key in self._resources:
-            raise _invalid(f'Cannot create already existing {kind.noun} "{arn}".')
         tags = _tags(given.get("Tags", []))
         now = self._clock.time()
         resource = _Resource(kind, region, name, arn, now, given, tags, modified_s=now)
         self._resources[key] = resource
         self._record(f"Create{kind.member}", resource, now, detail=detail)
         return {f"{kind.member}Arn": arn}
+
+    def _check_new(self, kind: _Kind, name: str, region: str) -> None:
+        if (kind, region, name.lower()) in self._resources:
+            arn = self._arn(kind, region, name)
+            raise _invalid(f'Cannot create already existing {kind.noun} "{arn}".')
 
     def _find(self, kind: _Kind, name: str, region: str) -> _Resource:
         resource = self._resources.get((kind, region, name.lower()))
@@ -501,16 +539,12 @@ class ControlPlane:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body or b"{}", parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        given = strictjson.parse(body or b"{}")
+    except ValueError:
         raise AwsError("SerializationException", "The request body is not JSON.") from None
     if not isinstance(given, dict):
         raise AwsError("SerializationException", "Start of structure or map expected.")
     return shapes.without_nulls(given)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _validate(shape, given: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -92,13 +92,15 @@ def ensure(settings: Settings, *, timeout_s: float = 60.0) -> ServerInfo:
         timeout_s: Real seconds to wait for a server that is being started.
 
     Raises:
-        RehearsalError: When it does not come up, or runs at another speed.
+        RehearsalError: When it does not come up, or runs at another speed, or its state cannot
+            be written.
     """
     info = status(settings)
     if info is None:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(settings.state_dir / _LOCK):
-            info = status(settings) or _start(settings, timeout_s)
+        with _writing(settings.state_dir):
+            settings.state_dir.mkdir(parents=True, exist_ok=True)
+            with FileLock(settings.state_dir / _LOCK):
+                info = status(settings) or _start(settings, timeout_s)
     if info.speed != settings.speed:
         raise RehearsalError(
             f"A rehearsal runs already, at speed {info.speed:g} instead of {settings.speed:g}: set "
@@ -109,12 +111,14 @@ def ensure(settings: Settings, *, timeout_s: float = 60.0) -> ServerInfo:
 
 def status(settings: Settings) -> ServerInfo | None:
     """The server that this state directory knows of, None when it does not answer."""
-    try:
-        noted = json.loads((settings.state_dir / _STATE).read_text())
-        info = probe(noted["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return info if info is not None and info.pid == noted.get("pid") else None
+    noted = _noted(settings.state_dir)
+    info = probe(noted[0]) if noted else None
+    return info if info is not None and info.pid == noted[1] else None
+
+
+def was_started(settings: Settings) -> bool:
+    """Whether `ensure` has ever started a server for this state directory."""
+    return (settings.state_dir / _LOG).exists()
 
 
 def probe(url: str) -> ServerInfo | None:
@@ -151,19 +155,46 @@ def stop(settings: Settings, *, timeout_s: float = 20.0) -> bool:
 
 
 def register(state_dir: Path, info: ServerInfo) -> None:
-    """Note a server in a state directory, in one step: readers see all of it or nothing."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    draft = state_dir / f"{_STATE}.{info.pid}"
-    draft.write_text(json.dumps(asdict(info)))
-    draft.replace(state_dir / _STATE)
+    """Note a server in a state directory, in one step: readers see all of it or nothing.
+
+    Raises:
+        RehearsalError: When the note cannot be written.
+    """
+    with _writing(state_dir):
+        state_dir.mkdir(parents=True, exist_ok=True)
+        draft = state_dir / f"{_STATE}.{info.pid}"
+        draft.write_text(json.dumps(asdict(info)), encoding="utf-8")
+        draft.replace(state_dir / _STATE)
 
 
 def unregister(state_dir: Path, info: ServerInfo) -> None:
     """Take the note back, unless it is another server's by now."""
-    path = state_dir / _STATE
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        if json.loads(path.read_text())["pid"] == info.pid:
-            path.unlink()
+    noted = _noted(state_dir)
+    if noted and noted[1] == info.pid:
+        with contextlib.suppress(OSError):
+            (state_dir / _STATE).unlink()
+
+
+def _noted(state_dir: Path) -> tuple[str, int] | None:
+    """Address and process of the noted server; None without a note, or with one that is none."""
+    try:
+        noted = json.loads((state_dir / _STATE).read_text(encoding="utf-8"))
+        url, pid = noted["url"], noted["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (url, pid) if isinstance(url, str) and isinstance(pid, int) else None
+
+
+@contextlib.contextmanager
+def _writing(state_dir: Path) -> Iterator[None]:
+    """Say in one sentence that state cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RehearsalError(
+            f"The rehearsal cannot keep its state in {state_dir} ({error.strerror or error}): "
+            "name a folder that can be written with WORKSHOP_STATE."
+        ) from error
 
 
 def _start(settings: Settings, timeout_s: float) -> ServerInfo:

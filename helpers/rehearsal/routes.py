@@ -164,7 +164,8 @@ async def _invoke(parts: Parts, request: Request, response: Response) -> None:
     from helpers.rehearsal.control import AwsError
 
     try:
-        deployment = parts.control.serving(unquote(match[1]), region=region)
+        variant = request.headers.get("x-amzn-sagemaker-target-variant")
+        deployment = parts.control.serving(unquote(match[1]), region=region, variant=variant)
     except AwsError as error:
         response.respond(*error.answer())
         return

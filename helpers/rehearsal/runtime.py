@@ -21,7 +21,6 @@ from helpers.rehearsal.server import Request, Response
 from helpers.rehearsal.validation import JSON, PLAIN, Asked, Refused
 
 EVENT_LINES = "text/event-stream"
-_VARIANT = "AllTraffic"
 _IGNORES_STOP = {"0.0.22"}  # container versions, shared/wire-format.md
 
 Cut = Callable[[bytes], Iterable[bytes]]
@@ -42,7 +41,7 @@ class Runtime:
         self._cut = cut
         self._chance = random.Random(seed)
         self._numbers = itertools.count(1)
-        self._containers: dict[str, _Container] = {}  # by the deployment's uid
+        self._containers: dict[tuple[str, str], _Container] = {}  # by uid and variant
 
     async def invoke(self, deployment: Deployment, request: Request, response: Response) -> None:
         """Answer a request to an endpoint that is in service; returns when the answer is complete.
@@ -115,16 +114,18 @@ class Runtime:
         return _Whole(reply, complete)
 
     def _container(self, deployment: Deployment) -> "_Container":
-        container = self._containers.get(deployment.uid)
+        key = deployment.uid, deployment.variant
+        container = self._containers.get(key)
         if container is None:
-            container = self._containers[deployment.uid] = _Container.of(deployment)
+            container = self._containers[key] = _Container.of(deployment)
         return container
 
     def _replica(self, container: "_Container", count: int) -> "_Replica":
         """One of the replicas at random, as SageMaker chooses unless told otherwise."""
-        while len(container.replicas) < count:
-            container.replicas.append(_Replica(container.timing, self._clock))
-        replica = container.replicas[self._chance.randrange(count)]
+        number = self._chance.randrange(count)
+        replica = container.replicas.get(number)
+        if replica is None:
+            replica = container.replicas[number] = _Replica(container.timing, self._clock)
         limit = container.shape.max_concurrent_requests
         if container.dialect.reply_error == "tgi" and len(replica) >= limit:
             raise Refused(429, "Model is overloaded", "overloaded")
@@ -146,7 +147,7 @@ class _Container:
     shape: contracts.Shape
     dialect: wire.Dialect
     timing: twin.Timing
-    replicas: list["_Replica"]
+    replicas: dict[int, "_Replica"]  # those that have been asked
 
     @classmethod
     def of(cls, deployment: Deployment) -> "_Container":
@@ -157,7 +158,7 @@ class _Container:
             instance_type=deployment.instance_type,
             batch_size=shape.batch_size,
         )
-        return cls(contract, shape, wire.dialect(contract.dialect), timing, [])
+        return cls(contract, shape, wire.dialect(contract.dialect), timing, {})
 
     @property
     def version(self) -> str:
@@ -342,7 +343,10 @@ class _InvocationDoor:
         self._response = response
 
     def whole(self, content_type: str, body: bytes) -> None:
-        headers = {"Content-Type": content_type, "x-Amzn-Invoked-Production-Variant": _VARIANT}
+        headers = {
+            "Content-Type": content_type,
+            "x-Amzn-Invoked-Production-Variant": self._deployment.variant,
+        }
         self._response.respond(200, headers, body)
 
     def refuse(self, status: int, content_type: str, body: bytes) -> None:
@@ -370,7 +374,7 @@ class _EventStreamDoor(_InvocationDoor):
         headers = {
             "Content-Type": wire.EVENT_STREAM,
             "X-Amzn-SageMaker-Content-Type": content_type,
-            "x-Amzn-Invoked-Production-Variant": _VARIANT,
+            "x-Amzn-Invoked-Production-Variant": self._deployment.variant,
         }
         stream, cut = self._response.start_stream(200, headers), self._cut
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 
-from helpers import contracts
-from helpers.errors import ContainerError
+from helpers import contracts, twin
+from helpers.errors import ContainerError, WorkshopError
 from helpers.rehearsal import hub
 
 # The original guide reports 30 to 40 minutes for Llama 3 70B (philschmid, 2024-05): 5 for the
@@ -113,10 +113,15 @@ def _refusal(image: str, env: Mapping[str, str], *, instance_type: str) -> str |
         return violations[0].message
     model_id, token = model_of(env), env.get("HF_TOKEN")
     refused = hub.refusal(model_id, token, gated=bool(token))  # without one, `check` has refused
-    if refused is None:
-        return None
-    status, message = refused
-    return f"{status} Client Error. https://huggingface.co/{model_id}/resolve/main: {message}"
+    if refused is not None:
+        status, message = refused
+        return f"{status} Client Error. https://huggingface.co/{model_id}/resolve/main: {message}"
+    try:  # what the runtime will answer by
+        shape = contracts.shape(contract, env)
+        twin.timing(shape.model_id or "", instance_type=instance_type, batch_size=shape.batch_size)
+    except WorkshopError as error:
+        return f"rehearsal: {error}"
+    return None
 
 
 def _failed(timeout_s: float, variant: str, lines: list[tuple[float, str]]) -> Startup:

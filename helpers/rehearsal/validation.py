@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.contracts import Shape
-from helpers.rehearsal import text
+from helpers.rehearsal import strictjson, text
 from helpers.rehearsal.wire import Dialect
 
 JSON = "application/json"
@@ -123,7 +123,7 @@ def read(
     if not _is_json(content_type):
         raise Refused(415, f"Expected request with `Content-Type: {JSON}`")
     try:
-        given = _parsed(body)
+        given = strictjson.parse(body)
     except ValueError as error:
         message = f"Failed to parse the request body as JSON: {error}"
         raise Refused(400, message, _BAD_REQUEST if openai else None) from None
@@ -174,26 +174,6 @@ class _Invalid(Exception):
 
 
 # --- form
-
-
-def _parsed(body: bytes) -> object:
-    """The body's JSON, as strictly as serde takes it; a ValueError in about its words."""
-    try:
-        given = json.loads(body, parse_constant=_no_constant)
-        if b"\\u" in body:
-            json.dumps(given, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except json.JSONDecodeError as error:
-        what = f"expected value at line {error.lineno} column {error.colno}"
-        raise ValueError(what) from None
-    except UnicodeError:
-        raise ValueError("invalid unicode code point") from None
-    except RecursionError:
-        raise ValueError("recursion limit exceeded") from None
-    return given
-
-
-def _no_constant(name: str) -> None:
-    raise json.JSONDecodeError("no JSON", name, 0)
 
 
 def _chat_by_shape(given: dict) -> bool:
