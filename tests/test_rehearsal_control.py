@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from helpers import contracts, messages, recipes
-from helpers.rehearsal import control, hub, launch, routes, services, shapes, startup
+from helpers.rehearsal import control, hub, launch, routes, services, shapes, startup, timeline
 from helpers.rehearsal.server import Server
 
 ORIGIN = 1_790_000_000.0
@@ -89,7 +89,15 @@ class World:
         self.model = BotoSession().get_service_model("sagemaker")
         gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
         self.services.wait()
-        self.control = control.ControlPlane(clock, logs=self.services, model=self.model)
+        self.timeline = timeline.Timeline(clock)
+        self.faults = {}
+        self.control = control.ControlPlane(
+            self.timeline,
+            logs=self.services,
+            model=self.model,
+            quota=lambda instance_type, region: 20,
+            faults=self.faults,
+        )
         return routes.Parts(
             self.control, Echo(), self.services, hub.Hub({**gated, "o/open": False})
         )
@@ -156,9 +164,8 @@ def world():
 def sagemaker(world):
     """A client of an account with nothing in it."""
     world.client("sts").get_caller_identity()  # everything is loaded
-    world.control._resources.clear()
-    world.control._events.clear()
-    world.control._journal.clear()
+    world.control.restore({"catalog": [], "endpoints": {}, "journal": []})
+    world.timeline.restore([])
     return world.client("sagemaker")
 
 
@@ -471,7 +478,9 @@ def test_more_instances_than_the_quota_are_refused_in_awss_words(sagemaker, worl
     create_endpoint(sagemaker, "most", InitialInstanceCount=19)
     assert refused(InitialInstanceCount=1_000_000) == (
         "The account-level service limit 'ml.inf2.48xlarge for endpoint usage' is 20 Instances, "
-        "with current utilization of 19 Instances and a request delta of 1000000 Instances."
+        "with current utilization of 19 Instances and a request delta of 1000000 Instances. Please "
+        "use AWS Service Quotas to request an increase for this quota. If AWS Service Quotas is "
+        "not available, contact AWS support to request an increase for this quota."
     )
     assert "delta of 2 Instances" in refused(InitialInstanceCount=2)
     create_config(sagemaker, "last")
@@ -715,7 +724,7 @@ def test_a_request_that_cannot_be_read_is_a_serialization_error(
     assert words in told["message"]
 
 
-@pytest.mark.parametrize("operation", ["ListTrainingJobs", "UpdateEndpoint", "MakeCoffee"])
+@pytest.mark.parametrize("operation", ["ListTrainingJobs", "CreateTransformJob", "MakeCoffee"])
 def test_an_operation_that_is_not_offered_answers_by_its_name(sagemaker, world, operation):
     status, told = world.sagemaker(operation, {})
     assert (status, told["__type"]) == (400, "UnknownOperationException")
@@ -734,7 +743,7 @@ def test_an_unsigned_request_is_refused(world):
 def test_an_answer_against_the_service_model_is_never_sent(sagemaker, world, monkeypatch, caplog):
     for broken in ({"Models": []} | {"Extra": 1}, {"Models": "none"}, {}):
         answer = {"ListModels": lambda given, region, broken=broken: broken}
-        monkeypatch.setattr(world.control, "_operations", answer)
+        monkeypatch.setattr(world.control.service, "operations", answer)
         status, told = world.sagemaker("ListModels", {})
         assert (status, told["__type"]) == (500, "InternalFailure")
     assert "against the service model" in caplog.text

@@ -43,9 +43,9 @@ def load(clock: Clock) -> Parts:
     """Import and build all parts; takes seconds, beside a server that already answers."""
     from botocore.session import Session
 
-    from helpers.rehearsal import control, services
+    from helpers.rehearsal import awsjson, control, services, timeline
 
-    aws = services.Services(account=control.ACCOUNT)
+    aws = services.Services(account=awsjson.ACCOUNT)
     model = Session().get_service_model("sagemaker")
 
     from helpers import recipes
@@ -53,13 +53,24 @@ def load(clock: Clock) -> Parts:
 
     gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
     parts = Parts(
-        control=control.ControlPlane(clock, logs=aws, model=model),
+        control=control.ControlPlane(
+            timeline.Timeline(clock),
+            logs=aws,
+            model=model,
+            quota=lambda instance_type, region: 20,
+            faults=_Calm(),
+        ),
         runtime=runtime.Runtime(clock),
         services=aws,
         hub=hub.Hub(gated),
     )
     aws.wait()
     return parts
+
+
+class _Calm:
+    def get(self, name):
+        return None
 
 
 class FrontDoor:
@@ -102,7 +113,7 @@ class FrontDoor:
         elif _is_hub(request):
             response.respond(*parts.hub.answer(request.path, request.headers))
         else:
-            parts.control.advance()  # so that a log that is due is there to be read
+            parts.control._timeline.advance()  # so that a log that is due is there to be read
             response.respond(*await parts.services.answer(request))
 
     async def _own(self, request: Request) -> Answer:
@@ -161,7 +172,7 @@ async def _invoke(parts: Parts, request: Request, response: Response) -> None:
         response.respond(*_refusal(403, *_UNSIGNED))
         return
 
-    from helpers.rehearsal.control import AwsError
+    from helpers.rehearsal.awsjson import AwsError
 
     try:
         variant = request.headers.get("x-amzn-sagemaker-target-variant")

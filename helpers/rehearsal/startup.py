@@ -55,6 +55,7 @@ def plan(
     variant: str,
     instance_type: str,
     health_check_timeout_s: float | None = None,
+    fault: str | None = None,
 ) -> Startup:
     """Say how the start of a container will go.
 
@@ -64,10 +65,11 @@ def plan(
         variant: Name of the production variant.
         instance_type: With the leading `ml.`.
         health_check_timeout_s: `ContainerStartupHealthCheckTimeoutInSeconds`.
+        fault: `gated-model` (the Hub refuses it) or `health-check` (it loads and never answers).
     """
     timeout_s = HEALTH_CHECK_S if health_check_timeout_s is None else health_check_timeout_s
     model_id = model_of(env)
-    refusal = _refusal(image, env, instance_type=instance_type)
+    refusal = _refusal(image, env, instance_type=instance_type, gated=fault == "gated-model")
     if refusal is not None:
         starts = [INSTANCE_S + after for after in _RESTARTS_S if after + _DIES_AFTER_S < timeout_s]
         lines = [(INSTANCE_S, FIRST_LINE)]
@@ -83,7 +85,7 @@ def plan(
         (INSTANCE_S + 1, f"Fetching {weights_gb:.0f} GB of weights of {model_id}"),
     ]
     loading = (INSTANCE_S + load_s / 2, "Loading the compiled model onto the NeuronCores")
-    if load_s > timeout_s:
+    if load_s > timeout_s or fault == "health-check":
         return _failed(timeout_s, variant, [*lines, loading])
     ready_s = INSTANCE_S + load_s
     return Startup(ready_s, None, (*lines, loading, (ready_s - 1, "Connected")))
@@ -102,7 +104,7 @@ def weights_of(model_id: str) -> float:
     return 2 * billions
 
 
-def _refusal(image: str, env: Mapping[str, str], *, instance_type: str) -> str | None:
+def _refusal(image: str, env: Mapping[str, str], *, instance_type: str, gated: bool) -> str | None:
     """The container's last words, None when it would start."""
     try:
         contract = contracts.contract_for_image(image)
@@ -112,6 +114,8 @@ def _refusal(image: str, env: Mapping[str, str], *, instance_type: str) -> str |
     if violations:
         return violations[0].message
     model_id, token = model_of(env), env.get("HF_TOKEN")
+    if gated:
+        token = hub.UNGRANTED_TOKEN
     refused = hub.refusal(model_id, token, gated=bool(token))  # without one, `check` has refused
     if refused is not None:
         status, message = refused
