@@ -1,0 +1,201 @@
+"""The rehearsal AWS without its runtime, asked by boto3 over HTTP, on a clock that tests set."""
+
+import asyncio
+import json
+import threading
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+
+import boto3
+from botocore.config import Config
+from botocore.session import Session as BotoSession
+
+from helpers import contracts, recipes
+from helpers.rehearsal import control, hub, routes, services, timeline
+from helpers.rehearsal.server import Server
+
+ORIGIN = 1_790_000_000.0
+ROLE = "arn:aws:iam::123456789012:role/workshop-execution-role"
+ARN = "arn:aws:sagemaker:us-east-1:123456789012"
+RECIPE = recipes.RECIPES["llama-3-70b"]
+GUIDE_ENV = {**RECIPE.env, "HF_TOKEN": "hf_not_to_be_logged"}
+PING = (
+    "The primary container for production variant AllTraffic did not pass the ping health check. "
+    "Please check CloudWatch logs for this endpoint."
+)
+
+
+class SetClock:
+    """AWS time that stands still until a test moves it."""
+
+    speed = 60.0
+    origin = ORIGIN
+
+    def __init__(self):
+        self.now_s = ORIGIN
+
+    def time(self):
+        return self.now_s
+
+
+class Echo:
+    """Answers an invocation with what it was given; the real runtime has tests of its own."""
+
+    async def invoke(self, deployment, request, response):
+        told = {
+            "name": deployment.name,
+            "uid": deployment.uid,
+            "instances": deployment.instance_count,
+            "type": deployment.instance_type,
+            "region": deployment.region,
+            "variant": deployment.variant,
+            "log": deployment.log_stream_arn,
+            "body": request.body.decode(),
+        }
+        response.respond(200, {"Content-Type": "application/json"}, json.dumps(told).encode())
+
+
+class World:
+    """A front door with everything behind it but the runtime, and clients for it."""
+
+    def __init__(self):
+        self.clock = SetClock()
+        self.stopped = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread.start()
+        assert self._ready.wait(10)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _main(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._door = routes.FrontDoor(self.clock, stop=self.stopped.set, load=self._load)
+        server = Server(self._door)
+        self.port = await server.start()
+        self._ready.set()
+        await self._stop.wait()
+        await server.stop()
+        self._door.close()
+
+    def _load(self, clock):
+        self.services = services.Services(account=control.ACCOUNT)
+        self.model = BotoSession().get_service_model("sagemaker")
+        gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
+        self.services.wait()
+        self.timeline = timeline.Timeline(clock)
+        self.faults = {}
+        self.control = control.ControlPlane(
+            self.timeline,
+            logs=self.services,
+            model=self.model,
+            quota=lambda instance_type, region: 20,
+            faults=self.faults,
+        )
+        return routes.Parts(
+            self.control, Echo(), self.services, hub.Hub({**gated, "o/open": False})
+        )
+
+    def empty(self):
+        """Forget every model, configuration and endpoint."""
+        self.client("sts").get_caller_identity()  # everything is loaded
+        self.control.restore({"catalog": [], "endpoints": {}, "journal": []})
+        self.timeline.restore([])
+        self.faults.clear()
+
+    def close(self):
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def client(self, service, region="us-east-1", **config):
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=self.url,
+            aws_access_key_id=services.ACCESS_KEY,
+            aws_secret_access_key=services.SECRET_KEY,
+            aws_session_token=services.SESSION_TOKEN,
+            config=Config(retries={"total_max_attempts": 1}, **config),
+        )
+
+    def ask(self, path, *, method="GET", data=None, **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.headers, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, json.loads(error.read())
+
+    def sagemaker(self, operation, body, *, region="us-east-1"):
+        """Ask without a client in between, which would refuse bad input itself."""
+        scope = f"AWS4-HMAC-SHA256 Credential=KEY/20261122/{region}/sagemaker/aws4_request"
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, headers, told = self.ask(
+            "/",
+            method="POST",
+            data=data,
+            X_Amz_Target=f"SageMaker.{operation}",
+            Authorization=scope,
+        )
+        assert headers["x-amzn-RequestId"]
+        return status, told
+
+    def container_log(self, name, region="us-east-1"):
+        client = self.client("logs", region)
+        group = f"/aws/sagemaker/Endpoints/{name}"
+        streams = client.describe_log_streams(logGroupName=group)["logStreams"]
+        assert len(streams) == 1
+        assert streams[0]["logStreamName"].startswith("AllTraffic/i-")
+        return client.get_log_events(
+            logGroupName=group, logStreamName=streams[0]["logStreamName"], startFromHead=True
+        )["events"]
+
+
+def image():
+    registry = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
+    return f"{registry}/{contracts.REPOSITORIES[RECIPE.framework]}:{RECIPE.contract.tag}"
+
+
+def create_model(client, name="m", **env):
+    return client.create_model(
+        ModelName=name,
+        ExecutionRoleArn=ROLE,
+        PrimaryContainer={"Image": image(), "Environment": {**GUIDE_ENV, **env}},
+    )
+
+
+def create_config(client, name="c", model="m", **variant):
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": model,
+        "InstanceType": "ml.inf2.48xlarge",
+        "InitialInstanceCount": 1,
+        "ContainerStartupHealthCheckTimeoutInSeconds": 2400,
+        **variant,
+    }
+    return client.create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[{key: value for key, value in variant.items() if value is not None}],
+    )
+
+
+def create_endpoint(client, name="e", env=(), **variant):
+    create_model(client, f"{name}-m", **dict(env))
+    create_config(client, f"{name}-c", f"{name}-m", **variant)
+    return client.create_endpoint(EndpointName=name, EndpointConfigName=f"{name}-c")
+
+
+def status_of(client, name="e"):
+    return client.describe_endpoint(EndpointName=name)["EndpointStatus"]
+
+
+def without_metadata(answer):
+    answer.pop("ResponseMetadata")
+    return answer
+
+
+def moment(epoch_s):
+    return datetime.fromtimestamp(epoch_s, UTC)
