@@ -103,6 +103,15 @@ class World:
         self.timeline.restore([])
         self.faults.clear()
 
+    def restarted(self):
+        """Put what would be kept into a control plane that knows nothing; returns it."""
+        kept = json.dumps({"control": self.control.dump(), "timeline": self.timeline.dump()})
+        self.empty()
+        kept = json.loads(kept)
+        self.control.restore(kept["control"])
+        self.timeline.restore(kept["timeline"])
+        return kept
+
     def close(self):
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)

@@ -382,9 +382,9 @@ class Endpoints:
                 variant=variant.name,
                 instance_type=variant.instance_type,
                 health_check_timeout_s=variant.health_check_timeout_s,
-                fault=next(filter(self._faults.get, ("health-check", "gated-model")), None),
+                fault=next(filter(self._is_on, ("health-check", "gated-model")), None),
             )
-            if self._faults.get("no-capacity"):
+            if self._is_on("no-capacity"):
                 ends.append((NO_CAPACITY_S, NO_CAPACITY))
                 continue
             ends.append((plan.duration_s, plan.failure_reason))
@@ -401,6 +401,9 @@ class Endpoints:
         failures = [end for end in ends if end[1]]
         duration_s, reason = min(failures) if failures else max(ends)
         self._end_change(duration_s, then, endpoint, life, reason)
+
+    def _is_on(self, fault: str) -> bool:
+        return self._faults.get(fault) is not None
 
     def _end_change(
         self, after_s: float, then: str, endpoint: Resource, life: _Life, reason: str | None
