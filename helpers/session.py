@@ -1,5 +1,6 @@
 """One session: which AWS it is (the real one or the rehearsal), who asks, and for whom."""
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -8,7 +9,7 @@ import platform
 import re
 import socket
 import unicodedata
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,7 +34,7 @@ from botocore.exceptions import (
 
 from helpers import hub, settings
 from helpers.clock import Clock
-from helpers.errors import SessionError, SettingsError, WorkshopError
+from helpers.errors import RehearsalError, SessionError, SettingsError, WorkshopError
 from helpers.settings import Settings
 
 if TYPE_CHECKING:
@@ -150,6 +151,33 @@ class Session:
         self.say(f"Identity: {self.identity}")
         self.say(f"Participant: {self.participant}")
 
+    @contextlib.contextmanager
+    def fault(self, name: str, **options: float) -> Iterator[None]:
+        """Let something go wrong on purpose within a block; on AWS nothing does.
+
+        Args:
+            name: A fault of the rehearsal, e.g. `broken-stream`; an unknown one is answered with
+                the list of those there are.
+            **options: Its numbers, e.g. `tokens=10`.
+
+        Raises:
+            RehearsalError: When there is no such fault or option.
+        """
+        if self.target != "rehearsal":
+            self.say(f"On AWS nothing goes wrong on purpose: no {name} here.")
+            yield
+            return
+        from helpers.rehearsal import launch
+
+        url = self.boto.endpoint_url
+        before = launch.faults(url)
+        launch.put_faults(url, {**before, name: options})
+        try:
+            yield
+        finally:
+            with contextlib.suppress(RehearsalError):  # it has ended, and its faults with it
+                launch.put_faults(url, before)
+
     def versions(self) -> pd.DataFrame:
         """Versions of Python and of the packages that matter."""
         rows = {"Python": platform.python_version()}
@@ -209,18 +237,18 @@ class _Boto(boto3.Session):
 
     def __init__(self, *, region_name: str, endpoint_url: str | None):
         super().__init__(region_name=region_name)
-        self._endpoint_url = endpoint_url
+        self.endpoint_url = endpoint_url
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> BaseClient:
         own = Config()
-        if self._endpoint_url:
-            kwargs["endpoint_url"] = self._endpoint_url
+        if self.endpoint_url:
+            kwargs["endpoint_url"] = self.endpoint_url
             own = Config(proxies={})  # botocore: none, whatever the environment says
         elif _changed:  # this one is for AWS, and the environment by now for a rehearsal
             own = Config(ignore_configured_endpoint_urls=True)
         kwargs["config"] = (kwargs.get("config") or Config()).merge(own)
         client = super().client(service_name, *args, **kwargs)
-        if not self._endpoint_url:
+        if not self.endpoint_url:
             _refuse_rehearsal(service_name, client.meta.endpoint_url)
         return client
 

@@ -16,9 +16,9 @@ ENV = {**recipes.get("llama-3-70b").env, "HF_TOKEN": "hf_of_nobody"}
 
 
 @contextmanager
-def rehearsal(state_dir):
+def rehearsal(state_dir, *, speed=rehearsing.SPEED):
     """A session with the endpoint `NAME` behind it."""
-    with rehearsing.server(state_dir):
+    with rehearsing.server(state_dir, speed=speed):
         here = session.open_session()
         _deploy(here)
         yield here

@@ -15,11 +15,11 @@ SPEED = 3600  # one second here is one hour there
 
 
 @contextlib.contextmanager
-def server(state_dir):
+def server(state_dir, *, speed=SPEED):
     """Start a server, make it this process's rehearsal, and stop it."""
     before = dict(os.environ)
     os.environ.update(
-        WORKSHOP_TARGET="rehearsal", WORKSHOP_STATE=str(state_dir), WORKSHOP_SPEED=str(SPEED)
+        WORKSHOP_TARGET="rehearsal", WORKSHOP_STATE=str(state_dir), WORKSHOP_SPEED=str(speed)
     )
     loaded = settings.load()
     try:

@@ -8,7 +8,10 @@ import urllib.request
 from datetime import UTC, datetime
 
 import boto3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.session import Session as BotoSession
 
 from helpers import contracts, recipes
@@ -93,7 +96,13 @@ class World:
             faults=self.faults,
         )
         return routes.Parts(
-            self.control, Echo(), self.services, hub.Hub({**gated, "o/open": False})
+            self.control,
+            Echo(),
+            self.services,
+            None,
+            hub.Hub({**gated, "o/open": False}),
+            self.timeline,
+            {"SageMaker": self.control.service},
         )
 
     def empty(self):
@@ -138,17 +147,20 @@ class World:
             with error:
                 return error.code, error.headers, json.loads(error.read())
 
-    def sagemaker(self, operation, body, *, region="us-east-1"):
-        """Ask without a client in between, which would refuse bad input itself."""
-        scope = f"AWS4-HMAC-SHA256 Credential=KEY/20261122/{region}/sagemaker/aws4_request"
+    def signed(
+        self, path, *, method="GET", data=None, service="sagemaker", region="us-east-1", **headers
+    ):
+        """Ask with a signature and without a client in between."""
+        request = AWSRequest(method, self.url + path, headers, data=data)
+        keys = Credentials(services.ACCESS_KEY, services.SECRET_KEY, services.SESSION_TOKEN)
+        SigV4Auth(keys, service, region).add_auth(request)
+        return self.ask(path, method=method, data=data, **request.headers)
+
+    def sagemaker(self, operation, body, *, region="us-east-1", method="POST"):
+        """Ask for an operation without a client in between, which would refuse bad input itself."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        status, headers, told = self.ask(
-            "/",
-            method="POST",
-            data=data,
-            X_Amz_Target=f"SageMaker.{operation}",
-            Authorization=scope,
-        )
+        target = {"X-Amz-Target": f"SageMaker.{operation}"}
+        status, headers, told = self.signed("/", method=method, data=data, region=region, **target)
         assert headers["x-amzn-RequestId"]
         return status, told
 

@@ -566,10 +566,12 @@ def test_an_operation_that_is_not_offered_answers_by_its_name(sagemaker, world, 
 def test_an_unsigned_request_is_refused(world):
     target = {"X_Amz_Target": "SageMaker.ListModels"}
     status, headers, told = world.ask("/", method="POST", data=b"{}", **target)
-    assert (status, told["__type"]) == (403, "MissingAuthenticationTokenException")
+    assert (status, told["__type"]) == (400, "MissingAuthenticationTokenException")
     assert headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
-    scope = "AWS4-HMAC-SHA256 Credential=KEY/20261122/us-east-1/sagemaker/aws4_request"
-    assert world.ask("/", Authorization=scope, **target)[0] == 405
+
+
+def test_operations_are_posted(world):
+    assert world.sagemaker("ListModels", b"", method="PUT")[0] == 405
 
 
 def test_an_answer_against_the_service_model_is_never_sent(sagemaker, world, monkeypatch, caplog):
@@ -681,17 +683,21 @@ def test_the_openai_route_takes_the_region_from_its_bearer_token(sagemaker, worl
     [
         ("POST", "/endpoints/e/async-invocations", 404),
         ("POST", "/endpoints/../_rehearsal/stop", 404),
-        ("POST", "/endpoints/%2e%2e%2f/invocations", 403),
+        ("POST", "/endpoints/%2e%2e%2f/invocations", 400),
         ("GET", "/endpoints/e/invocations", 405),
-        ("POST", "/endpoints/e/invocations", 403),
-        ("GET", "/_rehearsal/secrets", 404),
-        ("DELETE", "/_rehearsal", 404),
         ("POST", "/moto-api/reset", 404),
         ("GET", "/latest/meta-data/iam/security-credentials/", 404),
     ],
 )
-def test_doors_that_are_not_there_stay_closed(world, method, path, status):
-    assert world.ask(path, method=method)[0] == status
+def test_doors_that_are_not_there_stay_closed(sagemaker, world, method, path, status):
+    assert world.ask(path, method=method)[0] == 403
+    assert world.signed(path, method=method)[0] == status
+    assert not world.stopped.is_set()
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/secrets"), ("DELETE", "")])
+def test_the_rehearsals_own_doors_are_few(world, method, path):
+    assert world.ask(f"/_rehearsal{path}", method=method)[0] == 404
     assert not world.stopped.is_set()
 
 

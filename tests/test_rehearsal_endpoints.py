@@ -205,7 +205,7 @@ def test_an_endpoint_whose_configuration_is_gone_cannot_be_updated(sagemaker):
 
 def test_who_holds_containers_is_told_when_they_are_gone(sagemaker, world):
     gone = []
-    world.control.endpoints.on_retired.append(gone.append)
+    world.control.endpoints.on_retired.append(lambda uid, drain: gone.append((uid, drain)))
     first = world.control.serving("e").uid
     sagemaker.update_endpoint(EndpointName="e", EndpointConfigName="e-c")
     world.clock.now_s += IN_SERVICE_S
@@ -214,7 +214,7 @@ def test_who_holds_containers_is_told_when_they_are_gone(sagemaker, world):
     world.clock.now_s += endpoints.DELETING_S + 1
     with pytest.raises(ClientError, match="Could not find endpoint"):
         sagemaker.describe_endpoint(EndpointName="e")
-    assert gone == [first, second]
+    assert gone == [(first, True), (second, False)]
 
 
 # --- faults

@@ -1,118 +1,38 @@
 """The runtime: met by boto3 over HTTP, and in virtual time where only the pace matters."""
 
 import asyncio
-import gc
-import http.client
 import json
-import math
-import selectors
 import statistics
-import threading
 import time
 from dataclasses import replace
 
-import boto3
 import pytest
-from botocore.config import Config
+from invoking import (
+    DEPLOYMENTS,
+    ENV,
+    MESSAGES,
+    MODEL,
+    SLOW,
+    Arrivals,
+    Local,
+    asked,
+    chunks_of,
+    content,
+    deployment,
+    in_virtual_time,
+    invoke,
+    lines,
+    parts,
+    read,
+    request,
+    stream,
+    whole,
+)
 
-from helpers import contracts, recipes, twin
+from helpers import twin
 from helpers.clock import Clock
-from helpers.rehearsal.control import Deployment
+from helpers.errors import RehearsalError
 from helpers.rehearsal.runtime import Runtime
-from helpers.rehearsal.server import Request, Server
-
-MODEL = "meta-llama/Meta-Llama-3-70B-Instruct"
-ENV = recipes.get("llama-3-70b").env
-VLLM_ENV = {"SM_ON_MODEL": MODEL, "SM_ON_BATCH_SIZE": "4", "SM_ON_SEQUENCE_LENGTH": "4096"}
-MESSAGES = [{"role": "user", "content": "What is a rehearsal?"}]
-
-
-def image(version, framework=contracts.TGI):
-    repository = contracts.REPOSITORIES[framework]
-    tag = contracts.CONTRACTS[framework, version].tag
-    return f"763104351884.dkr.ecr.us-east-1.amazonaws.com/{repository}:{tag}"
-
-
-def deployment(name, *, version="0.0.22", framework=contracts.TGI, count=1, env=ENV, **more):
-    return Deployment(
-        name=name,
-        uid=name,
-        image=image(version, framework),
-        env={**env, **more},
-        instance_type="ml.inf2.48xlarge",
-        instance_count=count,
-    )
-
-
-DEPLOYMENTS = {
-    each.name: each
-    for each in (
-        deployment("llama"),
-        deployment("raw", MESSAGES_API_ENABLED="false"),
-        deployment("stops", version="0.0.23"),
-        deployment("tgi3", version="0.0.28"),
-        deployment("vllm", version="0.4.4", framework=contracts.VLLM, env=VLLM_ENV),
-        deployment("busy", MAX_CONCURRENT_REQUESTS="1"),
-        deployment("long", version="0.0.28", MAX_TOTAL_TOKENS="8192"),
-    )
-}
-
-
-class Local:
-    """The runtime behind the real HTTP server, on a thread of its own."""
-
-    def __init__(self, *, speed):
-        self._ready = threading.Event()
-        self._speed = speed
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
-
-    async def _main(self):
-        self.runtime = Runtime(Clock(self._speed))
-
-        async def handle(request, response):
-            name = request.path.split("/")[2]
-            await self.runtime.invoke(DEPLOYMENTS[name], request, response)
-
-        server = Server(handle)
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.port = await server.start()
-        self._ready.set()
-        await self._stop.wait()
-        await server.stop()
-
-    def __enter__(self):
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def client(self):
-        return boto3.client(
-            "sagemaker-runtime",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            region_name="us-east-1",
-            aws_access_key_id="rehearsal",
-            aws_secret_access_key="rehearsal",
-            config=Config(retries={"total_max_attempts": 1}),
-        )
-
-    def openai(self, name, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(
-                "POST",
-                f"/endpoints/{name}/openai/v1/chat/completions",
-                body=json.dumps(body),
-                headers={"Content-Type": "application/json"},
-            )
-            response = connection.getresponse()
-            return response.status, response.getheader("Content-Type"), response.read()
-        finally:
-            connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,41 +46,6 @@ def client(local):
     client = local.client()
     yield client
     client.close()
-
-
-def asked(**more):
-    return {"model": "m", "messages": MESSAGES, "max_tokens": 20, **more}
-
-
-def invoke(client, name, body, **more):
-    body = body if isinstance(body, bytes) else json.dumps(body)
-    return client.invoke_endpoint(
-        **{"EndpointName": name, "Body": body, "ContentType": "application/json", **more}
-    )
-
-
-def whole(client, name, body):
-    return json.loads(invoke(client, name, body)["Body"].read())
-
-
-def parts(client, name, body):
-    answer = client.invoke_endpoint_with_response_stream(
-        EndpointName=name, Body=json.dumps(body), ContentType="application/json"
-    )
-    return [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
-
-
-def lines(client, name, body):
-    """The JSON of a streamed answer's lines, `[DONE]` left out."""
-    rows = [row for row in b"".join(parts(client, name, body)).split(b"\n") if row]
-    assert all(row.startswith(b"data:") for row in rows)
-    return [json.loads(row[5:]) for row in rows if not row.endswith(b"[DONE]")]
-
-
-def content(chunks):
-    return "".join(
-        choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]
-    )
 
 
 def refusal(client, name, body, **more):
@@ -258,12 +143,14 @@ def test_an_event_stream_names_the_containers_content_type(client):
     )
     assert answer["ContentType"] == "text/event-stream"
     assert answer["InvokedProductionVariant"] == "AllTraffic"
-    assert len([event for event in answer["Body"] if "PayloadPart" in event]) == 20
+    data, error = read(answer["Body"])
+    assert error is None
+    assert len(chunks_of(data)) == 20
 
 
 def test_asking_for_a_stream_without_saying_so_in_the_body_gives_the_whole_reply(client):
-    (part,) = parts(client, "llama", asked())
-    assert json.loads(part)["usage"]["completion_tokens"] == 20
+    reply = b"".join(parts(client, "llama", asked()))
+    assert json.loads(reply)["usage"]["completion_tokens"] == 20
 
 
 def test_streaming_into_a_whole_answer_gives_all_lines_at_once(client):
@@ -572,78 +459,28 @@ def test_the_openai_route_takes_messages_also_without_the_flag(local):
 # --- time
 
 
-class _Instant(selectors.DefaultSelector):
-    """Waits in no time: the loop's clock jumps, in steps of its timer's resolution."""
-
-    resolution_s = 1e-9
-    now_s = 0.0
-
-    def select(self, timeout=None):
-        ready = super().select(0)
-        if timeout and not ready:
-            self.now_s += math.ceil(timeout / self.resolution_s) * self.resolution_s
-        return ready
+def invoked(runtime, deployed, arrivals, **options):
+    """A task that invokes an endpoint."""
+    asking = runtime.invoke(deployed, request(**options), arrivals)
+    return asyncio.get_running_loop().create_task(asking)
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Real asyncio in virtual time."""
+def answer(*, deployed="llama", speed=1, resolution_s=1e-9, **options):
+    """What a request alone at an endpoint gets, in virtual time."""
 
-    def __init__(self, *, resolution_s=1e-9):
-        selector = _Instant()
-        selector.resolution_s = resolution_s
-        super().__init__(selector)
+    async def main():
+        runtime, arrivals = Runtime(Clock(speed), cut="lines"), Arrivals()
+        await invoked(runtime, DEPLOYMENTS[deployed], arrivals, **options)
+        return arrivals
 
-    def time(self):
-        return self._selector.now_s
-
-
-class Arrivals:
-    """A response that notes when what was written."""
-
-    def __init__(self):
-        self.loop = asyncio.get_running_loop()
-        self.times_s = []
-        self.leave = lambda: None
-
-    def start_stream(self, status, headers):
-        assert status == 200
-        return self
-
-    def write(self, data):
-        self.times_s.append(self.loop.time())
-
-    def end(self):
-        pass
-
-    def on_disconnect(self, callback):
-        self.leave = callback
-
-
-def request(number, *, output_tokens):
-    body = {**asked(stream=True, max_tokens=output_tokens), "seed": number}
-    return Request(
-        "POST",
-        "/endpoints/llama/invocations-response-stream",
-        "",
-        {"content-type": "application/json"},
-        json.dumps(body).encode(),
-    )
-
-
-def in_virtual_time(main, *, resolution_s=1e-9):
-    loop = VirtualLoop(resolution_s=resolution_s)
-    try:
-        return loop.run_until_complete(main())
-    finally:
-        loop.close()
-        gc.collect()
+    return in_virtual_time(main, resolution_s=resolution_s)
 
 
 def closed_loop(users, requests, *, output_tokens, speed, resolution_s=1e-9, deployed=None):
     """Tokens/s, median TTFT and all requests' times, in AWS seconds."""
 
     async def main():
-        runtime, loop = Runtime(Clock(speed)), asyncio.get_running_loop()
+        runtime, loop = Runtime(Clock(speed), cut="lines"), asyncio.get_running_loop()
         numbers, served = iter(range(requests)), []
 
         async def user():
@@ -707,21 +544,67 @@ def test_two_replicas_serve_two_requests_side_by_side():
     assert two > one
 
 
-def test_replicas_are_made_when_they_are_asked():
-    runtime = Runtime(Clock(60))
-    container = runtime._container(deployment("many"))
-    for _ in range(3):
-        runtime._replica(container, 10**9)
-    assert len(container.replicas) == 3
+def test_an_endpoint_that_becomes_smaller_gives_its_first_replicas_all_that_comes():
+    """The others end what they have begun."""
+
+    async def main():
+        runtime = Runtime(Clock(1), cut="lines")
+        two, one = deployment("scaled", count=2), deployment("scaled", count=1)
+        before = [Arrivals() for _ in range(16)]
+        tasks = [invoked(runtime, two, each, number=n) for n, each in enumerate(before)]
+        await asyncio.sleep(0.1)
+        after = [Arrivals() for _ in range(8)]
+        tasks += [invoked(runtime, one, each, number=n) for n, each in enumerate(after)]
+        await asyncio.gather(*tasks)
+        return [each.ended_s for each in before], [each.ended_s for each in after]
+
+    before, after = in_virtual_time(main)
+    alone = closed_loop(8, 8, output_tokens=20, speed=1)[2]
+    assert max(before) < min(after)
+    assert max(after) > max(before) + max(times[-1] for times in alone) - 5
+
+
+def test_an_endpoint_of_very_many_replicas_costs_no_more_than_it_is_asked():
+    async def main():
+        runtime, arrivals = Runtime(Clock(1)), Arrivals()
+        await runtime.invoke(deployment("many", count=10**9), request(), arrivals)
+        return arrivals.ended
+
+    assert in_virtual_time(main) == "end"
 
 
 def test_variants_of_an_endpoint_are_different_containers():
-    runtime = Runtime(Clock(60))
     one = deployment("e")
     other = replace(one, variant="Other", env={**ENV, "MAX_CONCURRENT_REQUESTS": "1"})
-    assert runtime._container(one) is runtime._container(one)
-    assert runtime._container(other).shape.max_concurrent_requests == 1
-    assert runtime._container(one).shape.max_concurrent_requests == 128
+
+    async def main():
+        runtime = Runtime(Clock(1))
+        arrivals = [Arrivals() for _ in range(4)]
+        await asyncio.gather(
+            *(
+                invoked(runtime, e, a)
+                for e, a in zip((one, one, other, other), arrivals, strict=True)
+            )
+        )
+        return [b"Model is overloaded" in each.data for each in arrivals]
+
+    assert in_virtual_time(main) == [False, False, False, True]
+
+
+def test_a_replica_that_has_been_idle_is_as_good_as_new():
+    async def main():
+        runtime, loop = Runtime(Clock(1), cut="lines"), asyncio.get_running_loop()
+        waits = []
+        for pause_s in (0, 0.01, 5):
+            await asyncio.sleep(pause_s)
+            arrivals, sent_s = Arrivals(), loop.time()
+            await runtime.invoke(DEPLOYMENTS["llama"], request(), arrivals)
+            waits.append([time_s - sent_s for time_s in arrivals.times_s])
+        return waits
+
+    first, *others = in_virtual_time(main)
+    for other in others:
+        assert other == pytest.approx(first)
 
 
 def test_a_client_that_leaves_frees_its_slot_for_the_next():
@@ -768,14 +651,301 @@ def test_a_token_that_cannot_be_sent_ends_that_request_only():
     assert len(times_s) == 20
 
 
-def test_cutting_anywhere_needs_one_function_only():
-    async def main():
-        arrivals = Arrivals()
-        runtime = Runtime(Clock(1), cut=lambda data: (data[:5], data[5:]))
-        await runtime.invoke(DEPLOYMENTS["llama"], request(1, output_tokens=3), arrivals)
-        return len(arrivals.times_s)
+# --- parts
 
-    assert in_virtual_time(main) == 6
+
+@pytest.mark.parametrize("cut", ["lines", "sometimes", "bytes"])
+@pytest.mark.parametrize("name", ["llama", "tgi211", "tgi3", "vllm", "raw"])
+def test_however_the_parts_are_cut_the_answer_is_the_same(name, cut):
+    body = {"inputs": "Hello", "stream": True, "parameters": {"max_new_tokens": 300}}
+    if name != "raw":
+        body = asked(model=MODEL, stream=True, max_tokens=300)
+    with Local(speed=2000, cut=cut) as local:
+        client = local.client()
+        got = parts(client, name, body)
+        client.close()
+    lines = [line + b"\n\n" for line in b"".join(got).split(b"\n\n")[:-1]]
+    assert len(chunks_of(b"".join(lines))) == len(lines) - lines.count(b"data: [DONE]\n\n")
+    if cut == "lines":
+        assert got == lines
+    elif cut == "sometimes":
+        assert len(lines) < len(got) < 1.2 * len(lines)
+    else:
+        assert max(map(len, got)) <= 4
+
+
+def test_by_default_parts_are_cut_now_and_then_the_same_for_the_same_seed():
+    def shapes(**options):
+        with Local(speed=2000, **options) as local:
+            client = local.client()
+            got = parts(client, "tgi3", asked(stream=True, max_tokens=300))
+            client.close()
+        return [len(part) for part in got]
+
+    assert shapes() == shapes(seed=0, cut="sometimes") != shapes(seed=1)
+
+
+def test_the_last_token_and_the_end_mark_are_sometimes_one_part():
+    with Local(speed=2000) as local:
+        client = local.client()
+        ends = [parts(client, "tgi3", asked(stream=True))[-1] for _ in range(12)]
+        client.close()
+    joined = [end for end in ends if b"finish_reason" in end]
+    assert 0 < len(joined) < 12
+    assert all(end.endswith(b"data: [DONE]\n\n") for end in joined)
+
+
+def test_a_cut_delays_no_token():
+    async def main():
+        times = []
+        for cut in ("lines", "sometimes", "bytes"):
+            runtime, arrivals = Runtime(Clock(1), cut=cut), Arrivals()
+            sent_s = arrivals.loop.time()
+            await runtime.invoke(DEPLOYMENTS["llama"], request(output_tokens=100), arrivals)
+            times.append([time_s - sent_s for time_s in arrivals.times_s])
+        return times
+
+    lines, *others = in_virtual_time(main)
+    for other in others:
+        assert other == pytest.approx(lines)
+
+
+def test_another_way_to_cut_is_refused_by_name():
+    with pytest.raises(RehearsalError, match="lines, sometimes, bytes, not as 'never'"):
+        Runtime(Clock(1), cut="never")
+
+
+# --- limits and keep-alives
+
+
+TIMED_OUT = (
+    "Your invocation timed out while waiting for a response from container primary. Review the "
+    "latency metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
+)
+
+
+def test_a_whole_answer_that_takes_over_a_minute_is_a_424_of_nobody():
+    with Local(speed=600) as local:
+        client = local.client()
+        started_s = time.monotonic()
+        error = refusal(client, "slow", asked())
+        assert time.monotonic() - started_s == pytest.approx(60 / 600, abs=0.08)
+        assert error["ResponseMetadata"]["HTTPStatusCode"] == 424
+        assert error["OriginalStatusCode"] == 0
+        assert error["OriginalMessage"] == TIMED_OUT
+        assert error["Error"]["Message"].startswith(
+            f'Received server error (0) from primary with message "{TIMED_OUT}". See https://'
+        )
+        client.close()
+
+
+def test_a_stream_that_takes_over_eight_minutes_breaks_off_in_the_stream():
+    with Local(speed=6000) as local:
+        client = local.client()
+        started_s = time.monotonic()
+        data, error = read(stream(client, "slow", asked(stream=True, max_tokens=600)))
+        assert time.monotonic() - started_s == pytest.approx(480 / 6000, abs=0.08)
+        assert error.response["Error"]["Code"] == "ModelStreamError"
+        assert "within the timeout period allowed by Amazon SageMaker" in str(error)
+        assert 150 < len(chunks_of(data)) < 300
+        assert local.openai("llama", asked())[0] == 200
+        client.close()
+
+
+def test_the_exception_of_a_stream_names_its_error_code():
+    arrivals = answer(deployed="slow", output_tokens=600)
+    assert b'"ErrorCode":"ModelInvocationTimeExceeded"' in arrivals.writes[-1]
+    assert (arrivals.ended, arrivals.ended_s) == ("end", pytest.approx(480))
+
+
+@pytest.mark.parametrize(
+    ("route", "streams", "limit_s", "ended", "status"),
+    [
+        ("invocations", False, 60, "whole", 424),
+        ("invocations", True, 60, "whole", 424),
+        ("invocations-response-stream", False, 480, "whole", 424),
+        ("invocations-response-stream", True, 480, "end", 200),
+        ("openai/v1/chat/completions", False, 60, "whole", 424),
+        ("openai/v1/chat/completions", True, 480, "abort", 200),
+    ],
+)
+def test_every_route_has_its_limit_in_aws_time(route, streams, limit_s, ended, status):
+    arrivals = answer(deployed="slow", speed=60, output_tokens=600, route=route, stream=streams)
+    assert (arrivals.ended, arrivals.status) == (ended, status)
+    assert arrivals.ended_s == pytest.approx(limit_s / 60)
+
+
+def test_an_answer_that_was_given_up_frees_its_slot():
+    async def main():
+        runtime, given_up, following = Runtime(Clock(1)), Arrivals(), Arrivals()
+        slow = deployment("slow", **SLOW, HF_BATCH_SIZE="1", MAX_BATCH_SIZE="1")
+        tasks = [invoked(runtime, slow, given_up, output_tokens=600, route="invocations")]
+        await asyncio.sleep(1)
+        tasks += [invoked(runtime, slow, following, output_tokens=2)]
+        await asyncio.gather(*tasks)
+        return following.times_s[0]
+
+    assert 60 < in_virtual_time(main) < 110
+
+
+def test_a_machine_that_is_too_slow_for_the_speed_costs_no_request_its_answer():
+    # 50 ms is all of three minutes here: answer and limit are due at the same moment.
+    late = answer(speed=3600, resolution_s=0.05, output_tokens=500, route="invocations")
+    assert (late.status, late.ended_s) == (200, pytest.approx(0.05))
+
+
+def test_a_client_that_left_is_not_timed_out():
+    async def main():
+        runtime, arrivals = Runtime(Clock(1)), Arrivals()
+        task = invoked(runtime, DEPLOYMENTS["slow"], arrivals, route="invocations")
+        await asyncio.sleep(1)
+        arrivals.leave()
+        await task
+        await asyncio.sleep(100)
+        return arrivals.status
+
+    assert in_virtual_time(main) is None
+
+
+def silent(deployed, **options):
+    """When keep-alives came, of a stream that waits for its turn and then takes it."""
+
+    async def main():
+        runtime = Runtime(Clock(1), cut="lines")
+        arrivals = [Arrivals() for _ in range(5)]
+        await asyncio.gather(
+            *(
+                invoked(runtime, DEPLOYMENTS[deployed], each, number=n, **options)
+                for n, each in enumerate(arrivals)
+            )
+        )
+        return [each.keep_alives_s for each in arrivals], arrivals[-1]
+
+    return in_virtual_time(main)
+
+
+@pytest.mark.parametrize("name", ["llama", "tgi211", "tgi3"])
+def test_a_silent_stream_of_tgi_brings_a_comment_every_15_seconds(name):
+    keep_alives, waited = silent(name, output_tokens=800)
+    assert waited.times_s[0] > 24
+    assert keep_alives[-1] == pytest.approx([15] if waited.times_s[0] < 30 else [15, 30])
+    assert not any(keep_alives[:-1])
+    assert waited.data.startswith(Arrivals.KEEP_ALIVES[1])
+
+
+def test_a_silent_stream_of_vllm_stays_silent():
+    assert not any(silent("vllm", output_tokens=800, model=MODEL)[0])
+
+
+def test_a_keep_alive_is_a_line_on_the_openai_route_too():
+    _, waited = silent("llama", output_tokens=800, route="openai/v1/chat/completions")
+    assert waited.writes[0] == b":\n\n"
+
+
+def test_a_stream_whose_tokens_come_far_apart_is_kept_alive_between_them():
+    slower = {"machine": "inf2.xlarge", "HF_MODEL_ID": "nobody/Slow-2800B"}  # 19 s a token
+
+    async def main():
+        runtime, arrivals = Runtime(Clock(1), cut="lines"), Arrivals()
+        await invoked(runtime, deployment("slower", **slower), arrivals, output_tokens=2)
+        return arrivals
+
+    arrivals = in_virtual_time(main)
+    assert len(arrivals.keep_alives_s) >= 30
+
+
+# --- endpoints that go away
+
+
+def test_a_deleted_endpoint_breaks_off_what_it_is_answering():
+    routes = (
+        ("invocations-response-stream", True, "end", 200),
+        ("invocations", False, "whole", 503),
+        ("openai/v1/chat/completions", True, "abort", 200),
+        ("openai/v1/chat/completions", False, "whole", 503),
+    )
+
+    async def main():
+        runtime = Runtime(Clock(1))
+        arrivals = [Arrivals() for _ in routes]
+        tasks = [
+            invoked(runtime, DEPLOYMENTS["llama"], each, route=route, stream=streams)
+            for each, (route, streams, *_) in zip(arrivals, routes, strict=True)
+        ]
+        await asyncio.sleep(2)
+        runtime.forget("llama")
+        await asyncio.gather(*tasks)
+        return arrivals
+
+    arrivals = in_virtual_time(main)
+    assert [(each.ended, each.status) for each in arrivals] == [route[2:] for route in routes]
+    assert b'"ErrorCode":"StreamBroken"' in arrivals[0].writes[-1]
+    assert all(each.ended_s == 2 for each in arrivals)
+
+
+def test_what_an_update_replaces_may_end_what_it_has_begun():
+    async def main():
+        runtime, arrivals = Runtime(Clock(1), cut="lines"), Arrivals()
+        task = invoked(runtime, DEPLOYMENTS["llama"], arrivals)
+        await asyncio.sleep(1)
+        runtime.forget("llama", drain=True)
+        await task
+        return arrivals
+
+    arrivals = in_virtual_time(main)
+    assert arrivals.ended == "end"
+    assert len(arrivals.times_s) == 20
+
+
+def test_forgetting_what_was_never_asked_does_nothing():
+    Runtime(Clock(1)).forget("nobody")
+
+
+# --- the meter
+
+
+class Counted:
+    def __init__(self):
+        self.begun_names, self.endings = [], []
+
+    def begun(self, deployment):
+        self.begun_names.append(deployment.name)
+
+    def ended(self, deployment, **figures):
+        assert deployment.name in self.begun_names
+        self.endings.append(figures)
+
+
+def metered(deployed, **options):
+    counted = Counted()
+
+    async def main():
+        runtime = Runtime(Clock(60), meter=counted)
+        await invoked(runtime, DEPLOYMENTS[deployed], Arrivals(), **options)
+
+    in_virtual_time(main)
+    (ending,) = counted.endings
+    return ending
+
+
+@pytest.mark.parametrize("route", ["invocations", "invocations-response-stream"])
+def test_the_meter_is_told_how_long_the_container_took_in_aws_time(route):
+    ending = metered("llama", output_tokens=50, route=route)
+    assert ending["status"] == 200
+    assert ending["model_latency_s"] == pytest.approx(1.2 + 49 * 0.0398)
+    assert ending["overhead_s"] == 0  # virtual time does not pass while a request is read
+
+
+@pytest.mark.parametrize(
+    ("deployed", "more", "status"),
+    [
+        ("llama", {"top_p": 1.0}, 422),
+        ("llama", {"max_tokens": "x"}, 422),
+        ("slow", {"route": "invocations", "output_tokens": 600}, 0),
+    ],
+)
+def test_the_meter_is_told_what_the_container_said(deployed, more, status):
+    assert metered(deployed, **more)["status"] == status
 
 
 def test_a_client_that_hangs_up_frees_its_slots_over_http():

@@ -1,23 +1,30 @@
 import json
+import random
+from functools import cache
 
 import pytest
-from botocore.eventstream import EventStream, EventStreamBuffer
+from botocore.eventstream import ChecksumMismatch, EventStream, EventStreamBuffer
 from botocore.exceptions import EventStreamError
 from botocore.parsers import EventStreamJSONParser
 from botocore.session import get_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import messages
 from helpers.errors import RehearsalError
-from helpers.rehearsal import text, wire
+from helpers.rehearsal import cuts, text, wire
 
 OPERATION = "InvokeEndpointWithResponseStream"
 
 
+@cache
+def body_shape():
+    model = get_session().get_service_model("sagemaker-runtime")
+    return model.operation_model(OPERATION).output_shape.members["Body"]
+
+
 def parsed(chunks):
     """The events of a body, as boto3 hands them to its user."""
-    model = get_session().get_service_model("sagemaker-runtime")
-    shape = model.operation_model(OPERATION).output_shape.members["Body"]
 
     class Raw:
         def stream(self, **_):
@@ -26,7 +33,7 @@ def parsed(chunks):
         def close(self):
             pass
 
-    return list(EventStream(Raw(), shape, EventStreamJSONParser(), OPERATION))
+    return list(EventStream(Raw(), body_shape(), EventStreamJSONParser(), OPERATION))
 
 
 def data_of(lines):
@@ -112,8 +119,80 @@ def test_an_internal_failure_has_no_error_code():
     assert json.loads(message.payload) == {"Message": "Sorry."}
 
 
-def test_a_line_is_one_part():
-    assert list(wire.one_line_a_part(b"data: {}\n\n")) == [b"data: {}\n\n"]
+def test_a_corrupted_message_is_noticed_and_nothing_else_is_wrong_with_it():
+    message = wire.payload_part(b"x")
+    broken = wire.corrupted(message)
+    assert len(broken) == len(message)
+    with pytest.raises(ChecksumMismatch):
+        parsed([broken])
+
+
+# --- a whole answer, cut anywhere
+
+
+def text_of(payloads):
+    """What a reader of ours makes of a body's parts: the text and why it ended."""
+    decoder = messages.SSEDecoder()
+    read = [payload for part in payloads for payload in decoder.feed(part)] + decoder.close()
+    chunks = [messages.parse_chunk(payload) for payload in read]
+    assert not any(chunk.error for chunk in chunks)
+    reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason]
+    return "".join(chunk.text for chunk in chunks), reasons
+
+
+def parts_of(body):
+    return [event["PayloadPart"]["Bytes"] for event in parsed([body])]
+
+
+def answers():
+    """A short streamed answer of every dialect, in characters of one to four bytes."""
+    pieces = tuple(json.dumps(word, ensure_ascii=False).encode() for word in ("é", "日本", " ☁️🌊"))
+    reply = text.Reply((*pieces, None), "é日本 ☁️🌊", "eos")
+    for name in wire.DIALECTS:
+        yield name, b"".join(stream_of(name, reply, include_usage=True))
+    answer = wire.Answer(wire.dialect("tgi-2.0.2"), model="m", version="2")
+    own = wire.GenerateStream(answer, text=reply.text, details=False)
+    lines = [own.token(b"1", piece) for piece in pieces] + [own.last(b"1", None, "eos")]
+    yield "TGI's own", wire.KEEP_ALIVE + wire.KEEP_ALIVE.join(lines)
+
+
+ANSWERS = dict(answers())
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_cut_in_two_at_any_byte_is_read_as_the_same_text(name):
+    body = ANSWERS[name]
+    whole, reasons = text_of([body])
+    assert whole == "é日本 ☁️🌊"
+    assert len(reasons) == 1 or name == "TGI's own"
+    for at in range(len(body) + 1):
+        parts = [body[:at], body[at:]]
+        assert parts_of(b"".join(map(wire.payload_part, parts))) == parts
+        assert text_of(parts) == (whole, reasons)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_an_answer_cut_at_any_bytes_is_read_as_the_same_text(name, data):
+    body = ANSWERS[name]
+    places = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=60)))
+    parts = [body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)]
+    framed = b"".join(map(wire.payload_part, parts))
+    assert parts_of(framed) == parts
+    assert text_of(parts) == text_of([body])
+
+
+@pytest.mark.parametrize("policy", cuts.POLICIES)
+@given(seed=st.integers(0, 2**32), bodies=st.lists(st.binary(min_size=3), min_size=1, max_size=40))
+@settings(deadline=None, max_examples=50)
+def test_no_policy_loses_or_moves_a_byte(policy, seed, bodies):
+    written = []
+    cut = cuts.policy(policy)(written.append, random.Random(seed))
+    for line in bodies[:-2]:
+        cut.send(line)
+    cut.burst(bodies[-2:])
+    assert b"".join(parts_of(b"".join(written))) == b"".join(bodies)
 
 
 # --- dialects

@@ -15,13 +15,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from helpers import settings
-from helpers.clock import Clock
-from helpers.errors import WorkshopError
-from helpers.rehearsal import launch, routes
+from helpers.errors import RehearsalError, WorkshopError
+from helpers.rehearsal import cuts, faults, launch, routes, state
 from helpers.rehearsal.server import HOST, Server
+from helpers.rehearsal.truth import Truth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +64,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state-dir", type=Path, help="where to note the address (default: .rehearsal)"
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[:OPTION=N,...]",
+        help=f"let something go wrong; may be given again: {', '.join(faults.FAULTS)}",
+    )
+    parser.add_argument(
+        "--cut",
+        choices=cuts.POLICIES,
+        default="sometimes",
+        help="where a streamed answer is cut into payload parts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--truth", type=Path, metavar="FILE", help="append the true times of each request, as JSON"
+    )
+    parser.add_argument(
+        "--backend",
+        metavar="URL",
+        help="let an OpenAI-compatible server on this machine answer, e.g. http://127.0.0.1:8000/v1",
+    )
+    parser.add_argument(
+        "--backend-model", metavar="NAME", help="what to ask it for (default: its first model)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what earlier rehearsals have left"
+    )
     parser.add_argument("--stop", action="store_true", help="stop the rehearsal that runs")
     return parser
 
@@ -94,8 +123,15 @@ async def _serve(loaded: settings.Settings, options: argparse.Namespace) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
 
-    clock = Clock(options.speed)
-    door = routes.FrontDoor(clock, stop=stopping.set)
+    other = await asyncio.to_thread(launch.status, loaded)
+    started_with = _options(options, None if other else loaded.state_dir)
+    clock = started_with.state.clock(options.speed)
+    door = routes.FrontDoor(
+        clock,
+        stop=stopping.set,
+        load=partial(routes.load, options=started_with),
+        faults=started_with.faults,
+    )
     server = Server(door)
     try:
         port = await server.start(options.port)
@@ -114,7 +150,52 @@ async def _serve(loaded: settings.Settings, options: argparse.Namespace) -> int:
             launch.unregister(loaded.state_dir, info)
         await server.stop()
         door.close()
+        await _close(started_with.runtime)
     return 0
+
+
+def _options(given: argparse.Namespace, state_dir: Path | None) -> routes.Options:
+    """What the command line asks for.
+
+    Args:
+        given: The command line.
+        state_dir: Where state is kept; None beside another server, which keeps its own there.
+    """
+    active = faults.Faults()
+    active.put({name: value for text in given.fault for name, value in faults.parse(text).items()})
+    if given.fresh:
+        _forget(state_dir)
+    runtime: dict[str, Any] = {"cut": given.cut, "faults": active}
+    if given.truth:
+        runtime["truth"] = Truth(given.truth)
+    if given.backend:
+        from helpers.rehearsal.backend import Backend  # imports an HTTP client
+
+        runtime["backend"] = Backend(given.backend, model=given.backend_model)
+    return routes.Options(active, state.State(state_dir), runtime)
+
+
+async def _close(runtime: dict[str, Any]) -> None:
+    """Let what a runtime was given write its last line and hang up."""
+    if "truth" in runtime:
+        runtime["truth"].close()
+    if "backend" in runtime:
+        await runtime["backend"].close()
+
+
+def _forget(state_dir: Path | None) -> None:
+    if state_dir is None:
+        raise RehearsalError(
+            "A rehearsal runs and holds what --fresh would forget: stop it first, with "
+            "`python -m helpers.rehearsal --stop`."
+        )
+    try:
+        state.forget(state_dir)
+    except OSError as error:
+        raise RehearsalError(
+            f"The state in {state_dir} cannot be removed ({error.strerror}): name another folder "
+            "with --state-dir."
+        ) from error
 
 
 def _note(loaded: settings.Settings, info: launch.ServerInfo) -> bool:

@@ -74,6 +74,11 @@ class Service:
         return self._model.metadata["targetPrefix"]
 
     @property
+    def signing_name(self) -> str:
+        """What requests are signed for, e.g. `sagemaker`."""
+        return self._model.signing_name
+
+    @property
     def name(self) -> str:
         """What botocore calls the service, e.g. `service-quotas`."""
         return self._model.service_name

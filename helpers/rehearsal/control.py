@@ -147,7 +147,7 @@ class ControlPlane:
     def _create(
         self, kind: Kind, given: dict[str, Any], region: str, detail: str
     ) -> dict[str, Any]:
-        resource = self.catalog.add(kind, given, region, self._timeline.clock.time())
+        resource = self.catalog.add(kind, given, region, self._timeline.now)
         self._record(f"Create{kind.member}", resource, detail)
         return {f"{kind.member}Arn": resource.arn}
 
@@ -158,7 +158,7 @@ class ControlPlane:
         self._record(f"Delete{kind.member}", resource, resource.arn)
 
     def _record(self, operation: str, resource: Resource, detail: str) -> None:
-        now = timestamp(self._timeline.clock.time())
+        now = timestamp(self._timeline.now)
         self._journal.append(
             {"time": now, "operation": operation, "name": resource.name, "detail": detail}
         )

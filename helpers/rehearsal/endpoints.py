@@ -170,8 +170,9 @@ class Endpoints:
         self._faults = faults
         self._record = record
         self._lives: dict[str, _Life] = {}  # by ARN
+        self.before_update: list[Callable[[Resource, Fleet, Fleet], None]] = []
         self.on_deleted: list[Callable[[Resource], None]] = []
-        self.on_retired: list[Callable[[str], None]] = []
+        self.on_retired: list[Callable[..., None]] = []
         for kind in ("logged", "started", "updated", "deleted"):
             timeline.on(f"endpoint {kind}", getattr(self, f"_on_{kind}"))
 
@@ -220,6 +221,8 @@ class Endpoints:
         if given.get("RetainAllVariantProperties"):
             excluded = given.get("ExcludeRetainedVariantProperties", [])
             fleet = _retaining(life.fleet, fleet, {one["VariantPropertyType"] for one in excluded})
+        for check in self.before_update:
+            check(endpoint, life.fleet, fleet)
         self._check_quotas(fleet.instances(), region)
         self._change(endpoint, life, fleet, "UpdateEndpoint")
         self._start(endpoint, life, fleet, "endpoint updated")
@@ -314,7 +317,7 @@ class Endpoints:
 
     @property
     def _now(self) -> float:
-        return self._timeline.clock.time()
+        return self._timeline.now
 
     def _fleet(self, config_name: str, region: str) -> Fleet:
         """What a configuration asks for, as of now: later changes to its models do not count."""
@@ -445,7 +448,7 @@ class Endpoints:
                 retired, life.fleet = life.fleet, life.next
                 endpoint.spec["EndpointConfigName"] = life.fleet.config
                 if retired.uid != life.fleet.uid:
-                    self._retire(retired)
+                    self._retire(retired, drain=True)
             # What failed leaves the old fleet in service; its reason stays [unverified].
             life.next = None
             endpoint.status, endpoint.modified_s = "InService", at_s
@@ -455,11 +458,12 @@ class Endpoints:
             endpoint, life = found
             self._catalog.remove(endpoint)
             del self._lives[endpoint.arn]
-            self._retire(life.fleet)
+            self._retire(life.fleet, drain=False)
 
-    def _retire(self, fleet: Fleet) -> None:
+    def _retire(self, fleet: Fleet, *, drain: bool) -> None:
+        """Tell who holds containers that these go; to drain is to let answers under way end."""
         for tell in self.on_retired:
-            tell(fleet.uid)
+            tell(fleet.uid, drain=drain)
 
     def _deployment(self, endpoint: Resource, fleet: Fleet, variant: Variant) -> Deployment:
         return Deployment(

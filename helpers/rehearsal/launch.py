@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -154,6 +155,38 @@ def stop(settings: Settings, *, timeout_s: float = 20.0) -> bool:
     return True
 
 
+def faults(url: str) -> dict[str, Any]:
+    """The faults that are active on a server, with their options by name.
+
+    Raises:
+        RehearsalError: When it does not answer.
+    """
+    return _asked_for_faults("GET", url)["active"]
+
+
+def put_faults(url: str, wanted: Mapping[str, Any]) -> None:
+    """Replace a server's active faults (`python -m helpers.rehearsal --help` lists them).
+
+    Args:
+        url: The server's.
+        wanted: Options by name; True for the defaults.
+
+    Raises:
+        RehearsalError: When there is no such fault or option, or the server does not answer.
+    """
+    _asked_for_faults("PUT", url, json.dumps(wanted).encode())
+
+
+def _asked_for_faults(method: str, url: str, body: bytes | None = None) -> dict[str, Any]:
+    try:
+        told = json.loads(_ask(method, url, "/_rehearsal/faults", body))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise RehearsalError(f"The rehearsal at {url} does not answer: start it again.") from error
+    if "active" not in told:
+        raise RehearsalError(told["message"])
+    return told
+
+
 def register(state_dir: Path, info: ServerInfo) -> None:
     """Note a server in a state directory, in one step: readers see all of it or nothing.
 
@@ -239,14 +272,14 @@ def _clean(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _ask(method: str, url: str, path: str) -> bytes:
+def _ask(method: str, url: str, path: str, body: bytes | None = None) -> bytes:
     """One request without proxies or redirects, to loopback only."""
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost"):
         raise ValueError(f"{url} is not on loopback")
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_ANSWER_S)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body)
         return connection.getresponse().read(2**20)
     finally:
         connection.close()

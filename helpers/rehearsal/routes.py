@@ -1,102 +1,175 @@
 """The front door's map: which request goes to which part of the local AWS."""
 
 import asyncio
-import base64
-import binascii
+import contextlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from helpers.clock import Clock
+from helpers.errors import RehearsalError
+from helpers.rehearsal import faults, strictjson
+from helpers.rehearsal.faults import Faults
 from helpers.rehearsal.server import Answer, Request, Response
+from helpers.rehearsal.state import State
 
 log = logging.getLogger(__name__)
 
 NAME = "rehearsal"
 ROOT = "/_rehearsal"
 
+_TICK_S = 0.1  # real seconds
 _RUNTIME = re.compile(
     r"/endpoints/([^/]+)/(invocations|invocations-response-stream|openai/v1/chat/completions)"
 )
-_TOKEN_PREFIX = "sagemaker-api-key-"
-_UNSIGNED = ("MissingAuthenticationTokenException", "Missing Authentication Token")
+_READS = ("Describe", "Get", "List")
+_EXPIRED = "The security token included in the request is expired"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a rehearsal is started with.
+
+    Attributes:
+        faults: What is to go wrong.
+        state: Where everything is kept.
+        runtime: Keyword arguments of `runtime.Runtime`: how it cuts, what it records, who answers.
+    """
+
+    faults: Faults = field(default_factory=Faults)
+    state: State = field(default_factory=lambda: State(None))
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What answers once everything is loaded."""
+    """What answers once everything is loaded.
+
+    Attributes:
+        control: SageMaker's control plane.
+        runtime: SageMaker's runtime.
+        services: What moto plays.
+        schedules: EventBridge Scheduler, which moto keeps and does not run.
+        hub: The Hugging Face Hub.
+        timeline: What happens by itself.
+        targets: Services of the JSON protocol, by the prefix of their `X-Amz-Target`.
+        state: Where it is kept.
+    """
 
     control: Any
     runtime: Any
     services: Any
+    schedules: Any
     hub: Any
+    timeline: Any
+    targets: Mapping[str, Any]
+    state: State = field(default_factory=lambda: State(None))
 
 
-def load(clock: Clock) -> Parts:
+def load(clock: Clock, options: Options) -> Parts:
     """Import and build all parts; takes seconds, beside a server that already answers."""
     from botocore.session import Session
 
-    from helpers.rehearsal import awsjson, control, services, timeline
+    from helpers.rehearsal import awsjson, control, services
+    from helpers.rehearsal.timeline import Timeline
 
-    aws = services.Services(account=awsjson.ACCOUNT)
-    model = Session().get_service_model("sagemaker")
+    aws = services.Services(awsjson.ACCOUNT, options.state.journal, clock=clock.time)
+    model = Session().get_service_model
 
     from helpers import recipes
-    from helpers.rehearsal import hub, runtime
+    from helpers.rehearsal import autoscaling, hub, metrics, pricing, quotas, runtime, schedules
 
-    gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
-    parts = Parts(
-        control=control.ControlPlane(
-            timeline.Timeline(clock),
-            logs=aws,
-            model=model,
-            quota=lambda instance_type, region: 20,
-            faults=_Calm(),
-        ),
-        runtime=runtime.Runtime(clock),
-        services=aws,
-        hub=hub.Hub(gated),
+    timeline = Timeline(clock, changed=options.state.changed)
+    limits = quotas.Quotas(timeline, model=model("service-quotas"), faults=options.faults)
+    sagemaker = control.ControlPlane(
+        timeline,
+        logs=aws,
+        model=model("sagemaker"),
+        quota=limits.limit,
+        faults=options.faults,
     )
+    endpoints = sagemaker.endpoints
+    meter = metrics.EndpointMetrics(timeline, endpoints=endpoints, publish=aws.put_metrics)
+    scaling = autoscaling.AutoScaling(
+        timeline, model=model("application-autoscaling"), endpoints=endpoints, metrics=meter
+    )
+    endpoints.before_update.append(scaling.check_update)
+    answering = runtime.Runtime(clock, meter=meter, **options.runtime)
+    endpoints.on_retired.append(answering.forget)
+    options.state.hold(
+        timeline=timeline, control=sagemaker, quotas=limits, metrics=meter, scaling=scaling
+    )
+    in_json = (
+        sagemaker.service,
+        limits.service,
+        pricing.Pricing(model("pricing")).service,
+        scaling.service,
+    )
+    gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
     aws.wait()
-    return parts
-
-
-class _Calm:
-    def get(self, name):
-        return None
+    plans = schedules.Schedules(
+        timeline,
+        aws,
+        model=model("scheduler"),
+        targets={"sagemaker": sagemaker.service},
+        account=awsjson.ACCOUNT,
+    )
+    plans.resume()
+    return Parts(
+        control=sagemaker,
+        runtime=answering,
+        services=aws,
+        schedules=plans,
+        hub=hub.Hub(gated),
+        timeline=timeline,
+        targets={service.target_prefix: service for service in in_json},
+        state=options.state,
+    )
 
 
 class FrontDoor:
-    """Hands each request to the part that answers it.
+    """Hands each request to the part that answers it, and lets time pass when nobody asks.
 
     Args:
         clock: AWS time.
         stop: Called when a client asks the server to stop.
+        faults: What is to go wrong, for everything that is signed.
         load: Builds the parts, in a thread; requests wait for it, `/_rehearsal` does not.
     """
 
     def __init__(
-        self, clock: Clock, *, stop: Callable[[], None], load: Callable[[Clock], Parts] = load
+        self,
+        clock: Clock,
+        *,
+        stop: Callable[[], None],
+        load: Callable[[Clock], Parts],
+        faults: Faults | None = None,
     ):
         self._clock = clock
         self._stop = stop
+        self._faults = Faults() if faults is None else faults
         loop = asyncio.get_running_loop()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._parts = loop.run_in_executor(self._loader, load, clock)
         self._parts.add_done_callback(_report)
+        self._ticker = loop.create_task(self._tick())
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Keep the state and let the threads end."""
+        self._ticker.cancel()
         self._loader.shutdown(wait=False, cancel_futures=True)
         if self._parts.done() and not self._parts.cancelled() and not self._parts.exception():
-            self._parts.result().services.close()
+            parts = self._parts.result()
+            self._keep(parts, at_once=True)
+            parts.services.close()
 
     async def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
@@ -105,31 +178,100 @@ class FrontDoor:
             return
         # Shielded: a request that is cancelled must not cancel what all others wait for.
         parts = await asyncio.shield(self._parts)
-        target = request.headers.get("x-amz-target", "")
-        if target.startswith("SageMaker."):
-            response.respond(*_control(parts, request, target))
-        elif request.path.startswith("/endpoints/"):
-            await _invoke(parts, request, response)
-        elif _is_hub(request):
+        parts.timeline.advance()
+        if _is_hub(request):
             response.respond(*parts.hub.answer(request.path, request.headers))
+            return
+
+        from helpers.rehearsal import services
+        from helpers.rehearsal.awsjson import AwsError
+
+        try:
+            region = _admit(parts, request)
+            self._strike()
+        except AwsError as error:
+            response.respond(*services.refusal(request, error))
+            return
+        prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
+        if prefix in parts.targets:
+            response.respond(*_operate(parts, request, prefix, operation, region))
+        elif request.path.startswith("/endpoints/"):
+            await _invoke(parts, request, response, region)
+        elif request.service == "scheduler":
+            response.respond(*await parts.schedules.answer(request))
+            parts.state.changed()
         else:
-            parts.control._timeline.advance()  # so that a log that is due is there to be read
             response.respond(*await parts.services.answer(request))
 
+    # --- time
+
+    async def _tick(self) -> None:
+        """Let happen what is due, and keep what has changed, also when nobody asks."""
+        with contextlib.suppress(Exception):  # said by `_report`
+            parts = await asyncio.shield(self._parts)
+            while True:
+                await asyncio.sleep(_TICK_S)
+                try:
+                    parts.timeline.advance()
+                except Exception:
+                    log.exception("Something that was due could not happen.")
+                self._keep(parts)
+
+    def _keep(self, parts: Parts, *, at_once: bool = False) -> None:
+        try:
+            parts.state.save(self._clock.time(), at_once=at_once)
+        except OSError as error:
+            log.error("The rehearsal's state could not be written: %s.", error.strerror)
+
+    # --- faults
+
+    def _strike(self) -> None:
+        """Let a signed request meet the faults that are for all of them."""
+        if not self._faults:
+            return
+
+        from helpers.rehearsal.awsjson import AwsError
+
+        if self._faults.get("expired-credentials") is not None:
+            raise AwsError("ExpiredTokenException", _EXPIRED, status=403)
+        if self._faults.strikes("throttling") is not None:
+            raise AwsError("ThrottlingException", "Rate exceeded")
+
+    # --- the rehearsal's own doors
+
     async def _own(self, request: Request) -> Answer:
-        asked = (request.method, request.path.removeprefix(ROOT))
+        asked = f"{request.method} {request.path.removeprefix(ROOT)}".strip()
         if "origin" in request.headers:
             return _json(403, {"message": "Web pages have no business with the rehearsal AWS."})
-        if asked == ("GET", ""):
+        if asked == "GET":
             return _json(200, self._info())
-        if asked == ("GET", "/journal"):
+        if asked == "GET /journal":
             parts = await asyncio.shield(self._parts)
             return _json(200, parts.control.journal())
-        if asked == ("POST", "/stop"):
+        if asked in ("GET /faults", "PUT /faults", "DELETE /faults"):
+            return self._set_faults(request)
+        if asked == "POST /stop":
             self._stop()
             return _json(200, {"message": "The rehearsal AWS stops."})
-        message = "Offered: GET /_rehearsal, GET /_rehearsal/journal, POST /_rehearsal/stop."
+        message = (
+            "Offered: GET /_rehearsal, GET /_rehearsal/journal, GET, PUT and DELETE "
+            "/_rehearsal/faults, POST /_rehearsal/stop."
+        )
         return _json(404, {"message": message})
+
+    def _set_faults(self, request: Request) -> Answer:
+        try:
+            if request.method == "PUT":
+                self._faults.put(strictjson.parse(request.body))
+            elif request.method == "DELETE":
+                self._faults.put({})
+        except RehearsalError as error:
+            return _json(400, {"message": str(error)})
+        except ValueError:
+            message = 'Send the faults as a JSON object, e.g. {"throttling": true}.'
+            return _json(400, {"message": message})
+        offered = {name: fault.does for name, fault in faults.FAULTS.items()}
+        return _json(200, {"active": self._faults.active(), "offered": offered})
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -147,16 +289,36 @@ def _report(loading: asyncio.Future) -> None:
         log.error("The rehearsal AWS could not load its parts.", exc_info=loading.exception())
 
 
-def _control(parts: Parts, request: Request, target: str) -> Answer:
-    if request.region is None:
-        return _refusal(403, *_UNSIGNED)
+def _admit(parts: Parts, request: Request) -> str:
+    """The region for which a request is signed, by header, by query or by bearer token.
+
+    Raises:
+        AwsError: When it is not signed, or not as AWS wants it.
+    """
+    from helpers.rehearsal import signature
+
+    authorization = request.headers.get("authorization", "")
+    told = {"secrets": parts.services.secret, "now": time.time()}
+    match = _RUNTIME.fullmatch(request.path)
+    if match and match[2].startswith("openai") and authorization[:7].lower() == "bearer ":
+        return signature.verify_token(authorization, **told)
+    target = request.headers.get("x-amz-target", "").partition(".")[0]
+    service = parts.targets[target].signing_name if target in parts.targets else None
+    if request.path.startswith("/endpoints/"):
+        service = "sagemaker"
+    return signature.verify(request, service=service, **told).region
+
+
+def _operate(parts: Parts, request: Request, prefix: str, operation: str, region: str) -> Answer:
     if request.method != "POST":
-        return _refusal(405, "MethodNotAllowed", "SageMaker's operations are POST requests.")
-    operation = target.removeprefix("SageMaker.")
-    return parts.control.answer(operation, request.body, region=request.region)
+        return _refusal(405, "MethodNotAllowed", "AWS's JSON operations are POST requests.")
+    answer = parts.targets[prefix].answer(operation, request.body, region=region)
+    if not operation.startswith(_READS):
+        parts.state.changed()
+    return answer
 
 
-async def _invoke(parts: Parts, request: Request, response: Response) -> None:
+async def _invoke(parts: Parts, request: Request, response: Response, region: str) -> None:
     match = _RUNTIME.fullmatch(request.path)
     if match is None:
         message = f"The rehearsal AWS does not offer {request.path[:200]}."
@@ -164,12 +326,6 @@ async def _invoke(parts: Parts, request: Request, response: Response) -> None:
         return
     if request.method != "POST":
         response.respond(*_refusal(405, "MethodNotAllowed", "Endpoints are invoked with POST."))
-        return
-    region = request.region
-    if match[2].startswith("openai"):
-        region = region or token_region(request.headers.get("authorization", ""))
-    if region is None:
-        response.respond(*_refusal(403, *_UNSIGNED))
         return
 
     from helpers.rehearsal.awsjson import AwsError
@@ -183,25 +339,9 @@ async def _invoke(parts: Parts, request: Request, response: Response) -> None:
     await parts.runtime.invoke(deployment, request, response)
 
 
-def token_region(authorization: str) -> str | None:
-    """Region of a bearer token made by `generate_token`: a presigned URL in base64.
-
-    Whether the token has expired is not looked at: its time is real, the rehearsal's is not.
-    """
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.startswith(_TOKEN_PREFIX):
-        return None
-    try:
-        url = base64.b64decode(token.removeprefix(_TOKEN_PREFIX), validate=True).decode()
-    except (binascii.Error, UnicodeError):
-        return None
-    credential = parse_qs(url.partition("?")[2]).get("X-Amz-Credential", [""])[0]
-    parts = credential.split("/")
-    return parts[2] if len(parts) == 5 else None
-
-
 def _is_hub(request: Request) -> bool:
-    signed = request.region is not None or "X-Amz-" in request.query
+    signed = "authorization" in request.headers and request.region is not None
+    signed = signed or "X-Amz-" in request.query or "AWSAccessKeyId=" in request.query
     return request.path.startswith("/api/") and not signed
 
 

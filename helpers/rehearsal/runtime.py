@@ -1,29 +1,60 @@
 """SageMaker's runtime in rehearsal: the twin in real time behind each endpoint's containers.
 
 A request passes three layers: the container reads it or refuses it (`validation`), one replica's
-`StaticBatch` decides when its tokens come, and a door wraps what the container says as SageMaker
-does on that route.
+`StaticBatch` decides when its tokens come (`replicas`), and a door wraps what the container says
+as SageMaker does on that route (`doors`). Where there is a backend, it takes the replica's place
+(`relay`).
 """
 
 import asyncio
 import itertools
-import json
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
-from helpers import contracts, twin
 from helpers.clock import Clock
-from helpers.rehearsal import text, validation, wire
-from helpers.rehearsal.control import Deployment
+from helpers.rehearsal import breakage, cuts, text, validation, wire
+from helpers.rehearsal.calls import Call
+from helpers.rehearsal.containers import Container
+from helpers.rehearsal.doors import EVENT_LINES, Door, EventStreamDoor, OpenAiDoor, Outlet
+from helpers.rehearsal.endpoints import Deployment
+from helpers.rehearsal.faults import Faults
+from helpers.rehearsal.replicas import Sink, Streamed, Whole
 from helpers.rehearsal.server import Request, Response
-from helpers.rehearsal.validation import JSON, PLAIN, Asked, Refused
+from helpers.rehearsal.timers import KeepAlive, Timer, never_behind
+from helpers.rehearsal.truth import Truth
+from helpers.rehearsal.validation import JSON, PLAIN, Refused
 
-EVENT_LINES = "text/event-stream"
+if TYPE_CHECKING:  # brings an HTTP client that few rehearsals need
+    from helpers.rehearsal.backend import Backend
+
 _IGNORES_STOP = {"0.0.22"}  # container versions, shared/wire-format.md
+# Not sent back: botocore's model of sagemaker-runtime has no such header in its answers.
+_INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 
-Cut = Callable[[bytes], Iterable[bytes]]
+
+class Meter(Protocol):
+    """Who counts invocations, for CloudWatch and for scaling."""
+
+    def begun(self, deployment: Deployment) -> None:
+        """A request has reached a container."""
+
+    def ended(
+        self, deployment: Deployment, *, status: int, model_latency_s: float, overhead_s: float
+    ) -> None:
+        """That request has ended.
+
+        Args:
+            deployment: The same as before.
+            status: HTTP status of the container; 0 when it gave no answer.
+            model_latency_s: AWS seconds until the container's answer was complete. AWS's
+                ModelLatency "includes … the time taken to complete the inference in the container"
+                (developer guide, "Amazon SageMaker AI metrics in Amazon CloudWatch"); that this
+                holds for a stream, whose first token is meant elsewhere, is [unverified].
+            overhead_s: AWS seconds before the container got it: what this server itself took to
+                read the request, times the clock's speed.
+        """
 
 
 class Runtime:
@@ -31,389 +62,301 @@ class Runtime:
 
     Args:
         clock: AWS time; its speed divides every duration.
-        seed: Of the replies and of the choice between replicas.
-        cut: Cuts a container's bytes into payload parts.
+        seed: Of the replies, of the choice between replicas, and of the cuts.
+        cut: How a container's bytes are cut into payload parts: a name in `cuts.POLICIES`.
+        faults: What is to go wrong.
+        truth: Where a record of every request goes.
+        backend: What answers chats instead of made-up text. Its time is real: for what it
+            answers, limits, keep-alives and faults count real seconds too.
+        meter: Who counts invocations.
+
+    Raises:
+        RehearsalError: When there is no such way to cut.
     """
 
-    def __init__(self, clock: Clock, *, seed: int = 0, cut: Cut = wire.one_line_a_part):
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        seed: int = 0,
+        cut: str = "sometimes",
+        faults: Faults | None = None,
+        truth: Truth | None = None,
+        backend: "Backend | None" = None,
+        meter: Meter | None = None,
+    ):
         self._clock = clock
         self._seed = seed
-        self._cut = cut
+        self._cut = cuts.policy(cut)
+        self._faults = Faults() if faults is None else faults
+        self._truth = truth
+        self._backend = backend
+        self._meter = meter
         self._chance = random.Random(seed)
         self._numbers = itertools.count(1)
-        self._containers: dict[tuple[str, str], _Container] = {}  # by uid and variant
+        self._containers: dict[tuple[str, str], Container] = {}  # by uid and variant
 
     async def invoke(self, deployment: Deployment, request: Request, response: Response) -> None:
         """Answer a request to an endpoint that is in service; returns when the answer is complete.
 
         The path decides: `…/invocations` answers as a whole, `…/invocations-response-stream` as an
         event stream, `…/openai/v1/chat/completions` as the container does. A client that goes away
-        frees its slot.
+        frees its slot. So does an answer that takes too long; a real container would go on
+        generating for nobody.
         """
         container = self._container(deployment)
-        door = self._door(deployment, request.path, response)
+        inference_id = request.headers.get(_INFERENCE_ID)
+        call = Call(deployment, container, inference_id, self._clock.speed)
+        call.door = self._door(call, request.path, response)
+        response.on_disconnect(partial(call.finish_as, "left"))
+        container.running.add(call)
+        if self._meter:
+            self._meter.begun(deployment)
         try:
-            asked = validation.read(
+            await self._answer(call, request)
+        finally:
+            container.running.discard(call)
+            self._note(call)
+
+    def forget(self, uid: str, *, drain: bool = False) -> None:
+        """Let go of an endpoint's containers, when it is deleted or an update has replaced them.
+
+        Args:
+            uid: The deployment's.
+            drain: Whether requests that are under way may end; else they break off now.
+        """
+        for key in [key for key in self._containers if key[0] == uid]:
+            for call in () if drain else list(self._containers[key].running):
+                call.finish_as("deleted")
+                call.door.vanish()
+            del self._containers[key]
+
+    # --- one request
+
+    async def _answer(self, call: Call, request: Request) -> None:
+        container = call.container
+        try:
+            call.asked = validation.read(
                 request.body,
                 content_type=request.headers.get("content-type", ""),
                 dialect=container.dialect,
                 shape=container.shape,
-                openai_route=isinstance(door, _OpenAiDoor),
+                openai_route=isinstance(call.door, OpenAiDoor),
             )
+            call.prompt_tokens = call.asked.prompt_tokens
         except Refused as refused:
-            door.refuse(refused.status, *_refusal(container.dialect, refused))
+            _refuse(call, refused)
             return
         try:
-            validation.check(asked, container.dialect, container.shape)
-            replica = self._replica(container, deployment.instance_count)
+            validation.check(call.asked, container.dialect, container.shape)
+            number = self._chance.randrange(max(1, call.deployment.instance_count))
+            container.check_load(number)
         except Refused as refused:
-            if asked.stream and container.dialect.refuses_in_stream:
-                send, end = door.stream(EVENT_LINES)
-                send(_refusal_line(container.dialect, refused))
-                end()
-            else:
-                door.refuse(refused.status, *_refusal(container.dialect, refused))
+            _refuse(call, refused, in_stream=container.dialect.refuses_in_stream)
             return
-        sink = self._sink(container, asked, door)
-        key = replica.submit(sink, sink.reply.output_tokens)
-        response.on_disconnect(sink.leave)
+        call.replica, call.submitted_s = number, call.now_s()
+        container.load[number] += 1
         try:
-            await sink.done
+            self._strike(call)
+            await (self._relay(call) if self._relays(call) else self._generate(call))
+        except Refused as refused:
+            _refuse(call, refused)
         finally:
-            replica.cancel(key)
+            container.load[number] -= 1
+            for timer in call.timers:
+                timer.cancel()
 
-    def _sink(self, container: "_Container", asked: Asked, door: "_Door") -> "_Sink":
-        """What the request's tokens go to, with the reply that they make up."""
+    def _relays(self, call: Call) -> bool:
+        return self._backend is not None and call.asked.chat
+
+    async def _generate(self, call: Call) -> None:
+        """Answer with made-up text at the twin's pace."""
+        asked, container = call.asked, call.container
         stop = () if container.contract.version in _IGNORES_STOP else asked.stop
         reply = text.reply(asked.question, max_tokens=asked.max_tokens, stop=stop, seed=self._seed)
-        answer = wire.Answer(
-            container.dialect,
-            model=asked.model,
-            version=container.version,
-            number=next(self._numbers),
-            prompt_tokens=asked.prompt_tokens,
-            output_tokens=reply.output_tokens,
-            include_usage=asked.include_usage,
-        )
+        sink = self._sink(call, reply)
+        replica = sink.replica
+        self._limit(call, is_behind=replica.is_behind)
+        key = replica.submit(sink, reply.output_tokens)
+        try:
+            if await call.done == "complete":
+                call.finish = reply.finish
+        finally:
+            replica.cancel(key)
+            call.tokens, call.late_s = sink.sent, sink.late_s
+
+    def _sink(self, call: Call, reply: text.Reply) -> Sink:
+        """What the request's tokens go to."""
+        asked = call.asked
+        replica = call.container.replica(call.replica, self._clock)
+        answer = self._wording(call, reply.output_tokens)
         full = asked.parameters.get("return_full_text") and not asked.chat
         whole_text = asked.prompt + reply.text if full else reply.text
         details = bool(asked.parameters.get("details"))
-        if asked.stream and asked.chat:
-            return _Streamed(reply, wire.ChatStream(answer), *door.stream(EVENT_LINES))
         if asked.stream:
-            lines = wire.GenerateStream(answer, text=whole_text, details=details)
-            return _Streamed(reply, lines, *door.stream(EVENT_LINES))
+            lines = (
+                wire.ChatStream(answer)
+                if asked.chat
+                else wire.GenerateStream(answer, text=whole_text, details=details)
+            )
+            sink = Streamed(call, reply, replica, lines=lines)
+            sink.into(self._begin(call, sink.heard_s, is_behind=replica.is_behind))
+            return sink
 
-        def complete(created: bytes) -> None:
+        def complete(created: int) -> None:
             if asked.chat:
-                body = wire.chat_reply(answer, whole_text, reply.finish, int(created))
+                self._give(call, wire.chat_reply(answer, whole_text, reply.finish, created))
             else:
-                body = wire.generate_reply(answer, whole_text, reply.finish, details=details)
-            door.whole(JSON, body)
+                reply_body = wire.generate_reply(answer, whole_text, reply.finish, details=details)
+                self._give(call, reply_body)
 
-        return _Whole(reply, complete)
+        return Whole(call, reply, replica, complete=complete)
 
-    def _container(self, deployment: Deployment) -> "_Container":
+    async def _relay(self, call: Call) -> None:
+        """Answer with what a backend says, at its own pace."""
+        from helpers.rehearsal.relay import Relay
+
+        call.speed = 1.0
+        self._limit(call)
+        relay = Relay(
+            self._backend,
+            call,
+            self._wording(call, 0),
+            give=partial(self._give, call),
+            begin=partial(self._begin, call),
+        )
+        task = asyncio.ensure_future(relay.run())
+        task.add_done_callback(partial(_pass_on, call))
+        try:
+            await call.done
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def _wording(self, call: Call, output_tokens: int) -> wire.Answer:
+        return wire.Answer(
+            call.container.dialect,
+            model=call.asked.model,
+            version=call.container.version,
+            number=next(self._numbers),
+            prompt_tokens=call.prompt_tokens,
+            output_tokens=output_tokens,
+            include_usage=call.asked.include_usage,
+        )
+
+    # --- how its answer goes out
+
+    def _door(self, call: Call, path: str, response: Response) -> Door:
+        arguments = (call.deployment, response, call.finish_as)
+        if path.endswith("/openai/v1/chat/completions"):
+            return OpenAiDoor(*arguments)
+        if path.endswith("/invocations-response-stream"):
+            chance = random.Random(self._chance.getrandbits(32))
+            return EventStreamDoor(*arguments, cut=self._cut, chance=chance)
+        return Door(*arguments)
+
+    def _give(self, call: Call, body: bytes) -> None:
+        """Give a whole answer, later when a fault says so."""
+        late_s = breakage.of_whole_answer(call.struck, speed=call.speed, chance=self._chance)
+        if late_s:
+            asyncio.get_running_loop().call_later(late_s, call.door.whole, JSON, body)
+        else:
+            call.door.whole(JSON, body)
+
+    def _begin(
+        self,
+        call: Call,
+        heard_s: Callable[[], float],
+        *,
+        is_behind: Callable[[float], bool] = never_behind,
+    ) -> Outlet:
+        """Begin a streamed answer: its outlet, kept alive, behind the faults that strike it."""
+        outlet = call.door.stream(EVENT_LINES)
+        for name in breakage.STREAMS_ONLY:
+            if name in call.struck:
+                outlet = breakage.Struck(outlet, name, call.struck[name], call.finish_as)
+        if options := call.struck.get("slow-network"):
+            delay = breakage.network(options, speed=call.speed, chance=self._chance)
+            outlet = breakage.Late(outlet, delay)
+        network = outlet
+        if options := call.struck.get("stall"):  # of the model: its server still keeps alive
+            outlet = breakage.Late(network, breakage.stalling(options, speed=call.speed))
+            heard_s, is_behind = outlet.heard_s, never_behind
+        if call.container.dialect.keeps_alive:
+            keep_alive = KeepAlive(
+                partial(network.send, wire.KEEP_ALIVE),
+                every_s=wire.KEEP_ALIVE_S / call.speed,
+                heard_s=heard_s,
+                is_behind=is_behind,
+            )
+            call.timers.append(keep_alive)
+        return outlet
+
+    def _limit(self, call: Call, *, is_behind: Callable[[float], bool] = never_behind) -> None:
+        limit_s = call.door.limit_s(asked_stream=call.asked.stream) / call.speed
+
+        def time_out() -> None:
+            call.finish_as("timeout")
+            call.door.time_out()
+
+        call.timers.append(Timer(call.arrival_s + limit_s, time_out, is_behind=is_behind))
+
+    # --- faults, records, containers
+
+    def _strike(self, call: Call) -> None:
+        """Choose the faults that strike a request.
+
+        Raises:
+            Refused: When the container is to answer with an error.
+        """
+        if not self._faults:
+            return
+        if error := self._faults.strikes("model-error"):
+            call.struck = {"model-error": error}
+            call.finish_as("model-error")
+            message = "Request failed during generation: Server error: the fault model-error."
+            raise Refused(int(error["status"]), message, "generation")
+        names = breakage.ALL_ANSWERS
+        if call.asked.stream and call.door.streams:
+            names += breakage.STREAMS_ONLY
+        struck = {name: self._faults.strikes(name) for name in names}
+        call.struck = {name: options for name, options in struck.items() if options}
+
+    def _note(self, call: Call) -> None:
+        if self._meter:
+            model_s, overhead_s = call.latencies_s()
+            self._meter.ended(
+                call.deployment,
+                status=call.status,
+                model_latency_s=model_s,
+                overhead_s=overhead_s,
+            )
+        if self._truth:
+            self._truth.write(call.record())
+
+    def _container(self, deployment: Deployment) -> Container:
         key = deployment.uid, deployment.variant
         container = self._containers.get(key)
         if container is None:
-            container = self._containers[key] = _Container.of(deployment)
+            container = self._containers[key] = Container.of(deployment)
         return container
 
-    def _replica(self, container: "_Container", count: int) -> "_Replica":
-        """One of the replicas at random, as SageMaker chooses unless told otherwise."""
-        number = self._chance.randrange(count)
-        replica = container.replicas.get(number)
-        if replica is None:
-            replica = container.replicas[number] = _Replica(container.timing, self._clock)
-        limit = container.shape.max_concurrent_requests
-        if container.dialect.reply_error == "tgi" and len(replica) >= limit:
-            raise Refused(429, "Model is overloaded", "overloaded")
-        return replica
 
-    def _door(self, deployment: Deployment, path: str, response: Response) -> "_Door":
-        if path.endswith("/openai/v1/chat/completions"):
-            return _OpenAiDoor(response)
-        if path.endswith("/invocations-response-stream"):
-            return _EventStreamDoor(deployment, response, self._cut)
-        return _InvocationDoor(deployment, response)
-
-
-@dataclass(frozen=True)
-class _Container:
-    """What runs behind an endpoint, once for all its requests."""
-
-    contract: contracts.Contract
-    shape: contracts.Shape
-    dialect: wire.Dialect
-    timing: twin.Timing
-    replicas: dict[int, "_Replica"]  # those that have been asked
-
-    @classmethod
-    def of(cls, deployment: Deployment) -> "_Container":
-        contract = contracts.contract_for_image(deployment.image)
-        shape = contracts.shape(contract, deployment.env)
-        timing = twin.timing(
-            shape.model_id or "",
-            instance_type=deployment.instance_type,
-            batch_size=shape.batch_size,
-        )
-        return cls(contract, shape, wire.dialect(contract.dialect), timing, {})
-
-    @property
-    def version(self) -> str:
-        """Of the server inside, e.g. `2.0.2`."""
-        return self.contract.server.split()[-1]
-
-
-# --- Time -----------------------------------------------------------------------------------
-
-
-class _Replica:
-    """One machine: runs its `StaticBatch` against the loop's clock.
-
-    Every step has an absolute deadline: the one before, plus its duration. A timer that fires late
-    (epoll rounds up to 1 ms, more than a decode step at speed 60) therefore delays single tokens
-    but never the pace: steps that are due run one after the other, without sleeping.
-    """
-
-    def __init__(self, timing: twin.Timing, clock: Clock):
-        self._batch = twin.StaticBatch(timing)
-        self._clock = clock
-        self._sinks: dict[int, _Sink] = {}
-        self._keys = itertools.count()
-        self._step: twin.Step | None = None  # the one under way
-        self._deadline = 0.0
-
-    def __len__(self) -> int:
-        return len(self._sinks)
-
-    def submit(self, sink: "_Sink", output_tokens: int) -> int:
-        key = next(self._keys)
-        self._sinks[key] = sink
-        self._batch.submit(key, output_tokens)
-        if self._step is None:
-            self._deadline = asyncio.get_running_loop().time()
-            self._start()
-        return key
-
-    def cancel(self, key: int) -> None:
-        if self._sinks.pop(key, None) is not None:
-            self._batch.cancel(key)
-
-    def _start(self) -> None:
-        self._step = self._batch.next_step()
-        if self._step is not None:
-            self._deadline += self._step.duration_s / self._clock.speed
-            # A deadline in the past is called at once, but not before the loop has looked for
-            # input: catching up shuts out neither new requests nor disconnects.
-            asyncio.get_running_loop().call_at(self._deadline, self._finish)
-
-    def _finish(self) -> None:
-        step = self._step
-        # Before anything is sent: who answers a last token with a new request comes too late for
-        # this step, as with a real server.
-        self._start()
-        created = str(int(self._clock.time())).encode()
-        for key in step.emits:
-            sink = self._sinks.get(key)
-            if sink is None:  # has left while the step was under way
-                continue
-            try:
-                sink.token(created)
-            except Exception as error:
-                sink.fail(error)
-        for key in step.finished:
-            self._sinks.pop(key, None)
-
-
-class _Sink:
-    """Where one request's tokens go.
-
-    Attributes:
-        reply: What they make up.
-        done: Completed with the last token, or when the client has gone.
-    """
-
-    def __init__(self, reply: text.Reply):
-        self.reply = reply
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._at = 0
-        self._last = reply.output_tokens - 1
-
-    def token(self, created: bytes) -> None:
-        """Take the next token; `created` is the epoch second in ASCII."""
-        raise NotImplementedError
-
-    def leave(self) -> None:
-        """Nobody waits for the rest."""
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """The rest cannot be sent."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class _Whole(_Sink):
-    """Answers when the last token is due."""
-
-    def __init__(self, reply: text.Reply, complete: Callable[[bytes], None]):
-        super().__init__(reply)
-        self._complete = complete
-
-    def token(self, created: bytes) -> None:
-        if self._at == self._last:
-            self._complete(created)
-            self.leave()
-        self._at += 1
-
-
-class _Streamed(_Sink):
-    """Sends each token when it is due."""
-
-    def __init__(
-        self,
-        reply: text.Reply,
-        lines: wire.ChatStream | wire.GenerateStream,
-        send: Callable[[bytes], None],
-        end: Callable[[], None],
-    ):
-        super().__init__(reply)
-        self._pieces = reply.pieces
-        self._lines = lines
-        self._send = send
-        self._end = end
-
-    def token(self, created: bytes) -> None:
-        at = self._at
-        self._at = at + 1
-        if at == 0:
-            for line in self._lines.opening(created):
-                self._send(line)
-        if at < self._last:
-            self._send(self._lines.token(created, self._pieces[at]))
-            return
-        self._send(self._lines.last(created, self._pieces[at], self.reply.finish))
-        for line in self._lines.closing(created):
-            self._send(line)
-        self._end()
-        self.leave()
-
-
-# --- Doors ----------------------------------------------------------------------------------
-
-
-class _Door(Protocol):
-    """How a route hands on what the container says."""
-
-    def whole(self, content_type: str, body: bytes) -> None:
-        """The container has answered with 200 and this body."""
-
-    def refuse(self, status: int, content_type: str, body: bytes) -> None:
-        """The container has answered with an error."""
-
-    def stream(self, content_type: str) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        """The container has begun to stream: what sends a line, and what ends the stream."""
-
-
-class _OpenAiDoor:
-    """`…/openai/v1/chat/completions`: the container's own answer."""
-
-    def __init__(self, response: Response):
-        self._response = response
-
-    def whole(self, content_type: str, body: bytes) -> None:
-        self._response.respond(200, {"Content-Type": content_type}, body)
-
-    def refuse(self, status: int, content_type: str, body: bytes) -> None:
-        self._response.respond(status, {"Content-Type": content_type}, body)
-
-    def stream(self, content_type: str) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        stream = self._response.start_stream(200, {"Content-Type": content_type})
-        return stream.write, stream.end
-
-
-class _InvocationDoor:
-    """`InvokeEndpoint`: the container's body, whole; its errors as `ModelError`."""
-
-    def __init__(self, deployment: Deployment, response: Response):
-        self._deployment = deployment
-        self._response = response
-
-    def whole(self, content_type: str, body: bytes) -> None:
-        headers = {
-            "Content-Type": content_type,
-            "x-Amzn-Invoked-Production-Variant": self._deployment.variant,
-        }
-        self._response.respond(200, headers, body)
-
-    def refuse(self, status: int, content_type: str, body: bytes) -> None:
-        headers = {"Content-Type": JSON, "x-amzn-ErrorType": "ModelError"}
-        self._response.respond(424, headers, _model_error(self._deployment, status, body))
-
-    def stream(self, content_type: str) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        lines: list[bytes] = []
-        return lines.append, lambda: self.whole(content_type, b"".join(lines))
-
-
-class _EventStreamDoor(_InvocationDoor):
-    """`InvokeEndpointWithResponseStream`: the container's bytes in payload parts."""
-
-    def __init__(self, deployment: Deployment, response: Response, cut: Cut):
-        super().__init__(deployment, response)
-        self._cut = cut
-
-    def whole(self, content_type: str, body: bytes) -> None:
-        send, end = self.stream(content_type)
-        send(body)
-        end()
-
-    def stream(self, content_type: str) -> tuple[Callable[[bytes], None], Callable[[], None]]:
-        headers = {
-            "Content-Type": wire.EVENT_STREAM,
-            "X-Amzn-SageMaker-Content-Type": content_type,
-            "x-Amzn-Invoked-Production-Variant": self._deployment.variant,
-        }
-        stream, cut = self._response.start_stream(200, headers), self._cut
-
-        def send(data: bytes) -> None:
-            for part in cut(data):
-                stream.write(wire.payload_part(part))
-
-        return send, stream.end
-
-
-# --- Refusals -------------------------------------------------------------------------------
-
-
-def _refusal(dialect: wire.Dialect, refused: Refused) -> tuple[str, bytes]:
-    """Content type and body of the container's answer."""
-    if refused.error_type is None:
-        return PLAIN, refused.message.encode()
-    return JSON, wire.error_body(dialect, refused.status, refused.message, refused.error_type)
-
-
-def _refusal_line(dialect: wire.Dialect, refused: Refused) -> bytes:
-    return wire.error_line(dialect, refused.status, refused.message, refused.error_type)
-
-
-def _model_error(deployment: Deployment, status: int, body: bytes) -> bytes:
-    """SageMaker's `ModelError` around a container's error, members as in botocore's model."""
-    side = "client" if status < 500 else "server"
-    said = body.decode()
-    region = deployment.region
-    log_url = (
-        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
-        f"#logEventViewer:group={deployment.log_group}"
-    )
-    return json.dumps(
-        {
-            "Message": f'Received {side} error ({status}) from primary with message "{said}". '
-            f"See {log_url} in account {deployment.account} for more information.",
-            "OriginalStatusCode": status,
-            "OriginalMessage": said,
-            "LogStreamArn": deployment.log_stream_arn,
-        }
-    ).encode()
+def _pass_on(call: Call, task: asyncio.Future) -> None:
+    """What went wrong in a task ends the call; else the call has ended already, or will."""
+    if not task.cancelled() and task.exception() is not None:
+        call.fail(task.exception())
+
+
+def _refuse(call: Call, refused: Refused, *, in_stream: bool = False) -> None:
+    """Answer with the container's error; TGI's second gate does so inside a stream."""
+    dialect, call.status = call.container.dialect, refused.status
+    call.finish_as("refused")
+    status, message, error_type = refused.status, refused.message, refused.error_type
+    if in_stream and call.asked.stream:
+        line = wire.error_line(dialect, status, message, error_type)
+        call.door.stream(EVENT_LINES).close([line])
+    elif error_type is None:
+        call.door.refuse(status, PLAIN, message.encode())
+    else:
+        call.door.refuse(status, JSON, wire.error_body(dialect, status, message, error_type))

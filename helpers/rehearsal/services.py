@@ -5,16 +5,29 @@ it: what was written before is there for whoever asks afterwards.
 """
 
 import asyncio
+import base64
+import contextlib
+import datetime as datetimes
 import io
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
+from helpers.rehearsal import mends
+from helpers.rehearsal.awsjson import AwsError
 from helpers.rehearsal.server import Answer, Request
+from helpers.rehearsal.writeahead import WriteAhead
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +57,6 @@ _EVERYTHING = {
 _CLOSED = ("/moto-api", "/latest/", "/favicon.ico")
 # By the name they sign with. moto plays many more, some with made-up successes.
 OFFERED = (
-    "application-autoscaling",
     "events",
     "iam",
     "logs",
@@ -54,23 +66,46 @@ OFFERED = (
     "sts",
     "tagging",
 )
+_OWN_SECRETS = {ACCESS_KEY: (SECRET_KEY, SESSION_TOKEN)}
+_SEEDED_S = 1_700_000_000.0  # the account is older than any rehearsal
+# How the names of operations begin that change nothing.
+_READING = ("Get", "List", "Describe", "Head", "Lookup", "Search", "Filter", "Simulate", "Test")
+# Names of headers and parameters that are secret, or tell one.
+_SECRET = re.compile("authorization|signature|token|cookie|customer-key|mfa", re.IGNORECASE)
+_SCHEDULE = re.compile("/schedules/([0-9a-zA-Z-_.]+)")
+_CREDENTIAL = re.compile(r"Credential=([^,\s]+)")
 
 
 class Services:
-    """The AWS services that moto plays, and the way containers write their log.
+    """The AWS services that moto plays, and the way containers write logs and metrics.
+
+    With a journal, what they hold survives a restart: every request that changes something is kept
+    with its moment and the seed of moto's chance, and carried out again, so that stamps, ids and
+    keys are the same afterwards.
 
     Args:
         account: Twelve digits.
+        journal: Where changes are kept; None keeps nothing.
+        clock: What moto takes for the time, in epoch seconds.
     """
 
-    def __init__(self, *, account: str):
+    def __init__(
+        self,
+        account: str,
+        journal: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ):
         self._account = account
+        self._clock = clock
+        self._journal = WriteAhead(journal)
+        self._secrets: dict[str, tuple[str, str | None]] = _OWN_SECRETS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moto")
         self._app: Any = None
         self._ready = self._thread.submit(self._open)
 
     def wait(self) -> None:
-        """Wait until moto is there.
+        """Wait until moto is there and knows again what it knew.
 
         Raises:
             Exception: Whatever kept it from loading.
@@ -85,26 +120,61 @@ class Services:
             offered = ", ".join(OFFERED)
             message = f"The rehearsal AWS does not offer {what}; besides SageMaker: {offered}."
             return _error(request, 404, "UnknownOperationException", message)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._call, request)
+        if "smithy-protocol" in request.headers:  # moto 5.2 does not speak CBOR (its issue 9195)
+            message = "The rehearsal AWS speaks JSON and Query here: choose one of them."
+            return _error(request, 415, "UnsupportedProtocol", message)
+        return await asyncio.wrap_future(self.submit(request))
+
+    def submit(self, request: Request) -> Future[Answer]:
+        """Let moto answer a request, in its turn; for whoever need not wait."""
+        return self._thread.submit(self._answer, request)
+
+    def ask(self, question: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Ask something in moto's thread, where alone its state may be looked at."""
+        return self._thread.submit(question, *args)
 
     def write(
         self, group: str, stream: str, lines: list[tuple[float, str]], *, region: str
     ) -> None:
         """Append lines (epoch second, text) to a CloudWatch log stream."""
-        self._thread.submit(self._write, group, stream, lines, region)
+        self._thread.submit(self._do, "write", [group, stream, lines, region])
+
+    def put_metrics(self, region: str, namespace: str, data: list[dict[str, Any]]) -> None:
+        """Put data into CloudWatch.
+
+        Args:
+            region: Where.
+            namespace: E.g. `AWS/SageMaker`.
+            data: As PutMetricData's `MetricData`, with `Timestamp` in epoch seconds of AWS time.
+        """
+        self._thread.submit(self._do, "put_metrics", [region, namespace, data])
+
+    def secret(self, access_key: str) -> tuple[str, str | None] | None:
+        """Secret and session token of an access key; None when nobody was given it."""
+        return self._secrets.get(access_key)
 
     def close(self) -> None:
-        """Let the thread end."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Let the thread end, when it has done what it was given."""
+        self._thread.submit(self._journal.close)
+        self._thread.shutdown(wait=False)
 
     # --- in moto's thread
 
     def _open(self) -> None:
+        from moto.moto_api._internal import moto_api_backend
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
+        moto_api_backend.reset()  # moto's state is the process's: nothing of an earlier one's
+        _take_over_time_and_chance()
+        mends.mend_cloudwatch()
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._seed()
+        with _moment(_SEEDED_S, 0):
+            self._seed()
+        for change in self._journal.replay():
+            try:
+                self._carry_out(**change)
+            except Exception:
+                log.exception("A change in the journal could not be carried out again.")
 
     def _seed(self) -> None:
         from moto.iam.models import iam_backends
@@ -127,6 +197,70 @@ class Services:
         )
         sts_backends[self._account]["aws"].assumed_roles.append(assumed)
 
+    def _do(self, what: str, given: list[Any]) -> None:
+        """Carry out a change and keep it."""
+        change = {"at": self._clock(), "seed": secrets.randbits(63), "what": what, "given": given}
+        try:
+            self._carry_out(**change)
+        except Exception:  # nobody waits for it who could be told
+            log.exception("moto could not %s.", what)
+        else:
+            self._journal.append(change)
+
+    def _carry_out(self, at: float, seed: int, what: str, given: list[Any]) -> None:
+        with _moment(at, seed):
+            getattr(self, f"_{what}")(*given)
+
+    def _answer(self, request: Request) -> Answer:
+        at, seed = self._clock(), secrets.randbits(63)
+        with _moment(at, seed):
+            answer = self._call(request)
+            if not changes(request) or answer.status >= 300:
+                return answer
+            self._after(request)
+        given = [_kept(request)]
+        self._journal.append({"at": at, "seed": seed, "what": "again", "given": given})
+        return answer
+
+    def _again(self, kept: dict[str, Any]) -> None:
+        request = _restored(kept)
+        answer = self._call(request)
+        if answer.status >= 300:
+            log.error("%s %s failed after a restart.", request.method, request.path[:200])
+        self._after(request)
+
+    def _after(self, request: Request) -> None:
+        """What moto leaves out."""
+        if request.service in ("iam", "sts"):
+            self._learn_secrets()
+        elif request.service == "scheduler" and written_schedule(request):
+            self._complete_schedule(request)
+
+    def _learn_secrets(self) -> None:
+        from moto.iam.models import iam_backends
+        from moto.sts.models import sts_backends
+
+        known: dict[str, tuple[str, str | None]] = {}
+        for account in iam_backends.values():
+            for key in account["aws"].access_keys.values():
+                if key.status == "Active":
+                    known[key.access_key_id] = (key.secret_access_key, None)
+        for account in sts_backends.values():
+            for role in account["aws"].assumed_roles:
+                known[role.access_key_id] = (role.secret_access_key, role.session_token)
+        self._secrets = known | _OWN_SECRETS
+
+    def _complete_schedule(self, request: Request) -> None:
+        """What is left out has its default, also in UpdateSchedule: it replaces all there was."""
+        from moto.scheduler.models import scheduler_backends
+
+        given = json.loads(request.body)
+        backend = scheduler_backends[self._account][request.region]
+        group = given.get("GroupName")
+        schedule = backend.get_schedule(group, request.path.rpartition("/")[2])
+        schedule.state = given.get("State", "ENABLED")
+        schedule.action_after_completion = given.get("ActionAfterCompletion", "NONE")
+
     def _write(self, group: str, stream: str, lines: list[tuple[float, str]], region: str) -> None:
         from moto.logs.models import logs_backends
 
@@ -137,6 +271,14 @@ class Services:
         backend.groups[group].put_log_events(
             stream, [{"timestamp": int(at_s * 1000), "message": text} for at_s, text in lines]
         )
+
+    def _put_metrics(self, region: str, namespace: str, data: list[dict[str, Any]]) -> None:
+        from moto.cloudwatch.models import cloudwatch_backends
+
+        data = [{**one, "Timestamp": _naive(one["Timestamp"])} for one in data]
+        backend = cloudwatch_backends[self._account][region]
+        backend.put_metric_data(namespace, data)
+        mends.forget_old_data(backend)
 
     def _call(self, request: Request) -> Answer:
         answered: list[tuple[str, list[tuple[str, str]]]] = []
@@ -190,12 +332,118 @@ def _environ(request: Request) -> dict[str, Any]:
     return environ
 
 
+def refusal(request: Request, error: AwsError) -> Answer:
+    """An error in the protocol of the request."""
+    return _error(request, error.status, error.code, str(error))
+
+
 def _error(request: Request, status: int, code: str, message: str) -> Answer:
     """An error in the protocol of the request: XML for form requests and S3, else JSON."""
-    form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-    if form or request.service == "s3":
+    kind = request.headers.get("content-type", "")
+    posted = request.path == "/" and "x-amz-target" not in request.headers
+    form = posted and kind.startswith("application/x-www-form-urlencoded")
+    if form or request.service == "s3" or "Signature=" in request.query:
         error = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
         body = f"<ErrorResponse>{error}</ErrorResponse>" if form else error
         return Answer(status, {"Content-Type": "text/xml"}, body.encode())
     headers = {"Content-Type": "application/x-amz-json-1.1", "x-amzn-ErrorType": code}
     return Answer(status, headers, json.dumps({"__type": code, "message": message}).encode())
+
+
+def written_schedule(request: Request) -> str | None:
+    """The name of the schedule that a request creates or updates, None when it does neither."""
+    match = _SCHEDULE.fullmatch(request.path)
+    return match[1] if match and request.method in ("POST", "PUT") else None
+
+
+# --- what is kept of a request
+
+
+def changes(request: Request) -> bool:
+    """Whether a request may change something."""
+    operation = _operation(request)
+    if operation is None:
+        return request.method not in ("GET", "HEAD", "OPTIONS")
+    return not operation.startswith(_READING)
+
+
+def _operation(request: Request) -> str | None:
+    """The operation's name, where the protocol has it beside the path."""
+    if target := request.headers.get("x-amz-target"):
+        return target.rpartition(".")[2]
+    if request.service in ("iam", "monitoring", "sts"):  # the Query protocol
+        given = parse_qs(request.query) | parse_qs(request.body.decode("latin-1"))
+        return given.get("Action", [None])[0]
+    return None
+
+
+def _kept(request: Request) -> dict[str, Any]:
+    """A request as JSON, without secrets: whose key signed it stays, the signature does not."""
+    scope = _CREDENTIAL.search(request.headers.get("authorization", ""))
+    headers = request.headers.items()
+    parameters = request.query.split("&")
+    return {
+        "method": request.method,
+        "path": request.path,
+        "query": "&".join(one for one in parameters if not _SECRET.search(one.partition("=")[0])),
+        "headers": {name: value for name, value in headers if not _SECRET.search(name)},
+        "scope": scope[1] if scope else None,
+        "body": base64.b64encode(request.body).decode(),
+    }
+
+
+def _restored(kept: dict[str, Any]) -> Request:
+    headers = dict(kept["headers"])
+    if kept["scope"]:
+        headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={kept['scope']}, Signature=0"
+    body = base64.b64decode(kept["body"])
+    return Request(kept["method"], kept["path"], kept["query"], headers, body)
+
+
+# --- moto's time and chance
+
+_now_s: float | None = None
+
+
+@contextlib.contextmanager
+def _moment(at: float, seed: int) -> Iterator[None]:
+    """Let moto do something at a time and with a seed: it can be done again in the same way."""
+    global _now_s
+    from moto.moto_api._internal import mock_random
+
+    mock_random.seed(seed)
+    _now_s = at
+    try:
+        yield
+    finally:
+        _now_s = None
+
+
+def _utcnow() -> datetime:
+    return _naive(time.time() if _now_s is None else _now_s)
+
+
+def _naive(epoch_s: float) -> datetime:
+    """A time as moto has it: UTC, and not saying so."""
+    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None)
+
+
+class _Datetime(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return _utcnow().replace(tzinfo=UTC).astimezone(tz)
+
+
+def _take_over_time_and_chance() -> None:
+    """Make moto ask here what time it is, and its seeded generator for all that is random."""
+    import moto.core.utils
+    import moto.s3.models
+    import moto.sts.utils
+    from moto.moto_api._internal import mock_random
+
+    for module in list(sys.modules.values()):  # those to come take it from moto.core.utils
+        if getattr(module, "__name__", "").startswith("moto.") and hasattr(module, "utcnow"):
+            module.utcnow = _utcnow
+    chance = SimpleNamespace(urandom=mock_random.randbytes)
+    moto.sts.utils.os = moto.s3.models.os = chance
+    moto.s3.models.datetime = SimpleNamespace(**{**vars(datetimes), "datetime": _Datetime})

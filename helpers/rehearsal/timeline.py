@@ -21,14 +21,21 @@ class Timeline:
 
     Args:
         clock: AWS time.
+        changed: Called after something has happened.
     """
 
-    def __init__(self, clock: Clock):
+    def __init__(self, clock: Clock, *, changed: Callable[[], None] = lambda: None):
         self.clock = clock
+        self._changed = changed
         self._numbers = count()
         self._events: list[tuple[float, int, str, dict[str, Any]]] = []
         self._handlers: dict[str, Handler] = {}
-        self._advancing = False
+        self._due_s: float | None = None
+
+    @property
+    def now(self) -> float:
+        """AWS time, epoch seconds; to a handler, the time at which its event was due."""
+        return self.clock.time() if self._due_s is None else self._due_s
 
     def on(self, kind: str, handler: Handler) -> None:
         """Let a handler carry out all events of a kind, from the time each was due and its data."""
@@ -40,16 +47,16 @@ class Timeline:
 
     def advance(self) -> None:
         """Let happen what is due by now."""
-        if self._advancing:  # a handler that asks another part of AWS
+        if self._due_s is not None:  # a handler that asks another part of AWS
             return
-        self._advancing = True
         try:
             now = self.clock.time()
             while self._events and self._events[0][0] <= now:
-                at_s, _, kind, data = heapq.heappop(self._events)
-                self._handlers[kind](at_s, data)
+                self._due_s, _, kind, data = heapq.heappop(self._events)
+                self._handlers[kind](self._due_s, data)
+                self._changed()
         finally:
-            self._advancing = False
+            self._due_s = None
 
     def dump(self) -> list[Any]:
         """All events to come, as JSON."""

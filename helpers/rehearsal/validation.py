@@ -56,7 +56,7 @@ _GENERATE = _SAMPLING | {
     "return_full_text": "a boolean",
     "details": "a boolean",
 }
-_NOT_THE_QUESTION = {"stream", "stream_options", "stop", "max_tokens", "max_new_tokens"}
+_QUESTION = {"messages", *_CHAT, *_GENERATE} - {"stream", "stop", "max_tokens", "max_new_tokens"}
 
 
 class Refused(Exception):
@@ -206,8 +206,8 @@ def _chat(given: dict, dialect: Dialect, shape: Shape) -> Asked:
 
 
 def _question(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the reply's words depend on: not its length and not how it is sent."""
-    return {name: value for name, value in given.items() if name not in _NOT_THE_QUESTION}
+    """What the reply's words depend on: not its length, how it is sent, or what nobody reads."""
+    return {name: value for name, value in given.items() if name in _QUESTION}
 
 
 def _messages(messages: object) -> list[dict[str, str]]:

@@ -4,7 +4,6 @@ A streamed token costs two joins and one CRC: everything around its text is prep
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from struct import pack
@@ -72,16 +71,17 @@ def exception(kind: str, message: str, *, error_code: str | None = None) -> byte
     return _message(_json(body), _packed(headers))
 
 
-def one_line_a_part(data: bytes) -> Iterable[bytes]:
-    """How a container's bytes are cut into payload parts: here not at all, one line each.
-
-    SageMaker promises no such thing: a part is a slice of bytes. This is the one place to cut
-    elsewhere.
-    """
-    return (data,)
+def corrupted(message: bytes) -> bytes:
+    """The same message with a wrong checksum at its end."""
+    return message[:-1] + bytes([message[-1] ^ 0xFF])
 
 
 # --- Dialects -------------------------------------------------------------------------------
+
+# What TGI's router sends when a stream has been silent: axum's `KeepAlive::default()`, the same in
+# axum 0.6 and 0.7 (tokio-rs/axum, response/sse.rs; text-generation-inference, router/server.rs).
+KEEP_ALIVE = b":\n\n"
+KEEP_ALIVE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Dialect:
         stream_error: Shape of an error in a stream: `tgi`, `http_status` or `openai`.
         reply_error: Shape of an error elsewhere.
         by_shape: `/invocations` tells messages and `inputs` apart by itself.
+        keeps_alive: Whether a silent stream brings `KEEP_ALIVE` lines.
     """
 
     data: bytes = b"data:"
@@ -125,6 +126,7 @@ class Dialect:
     stream_error: str = "tgi"
     reply_error: str = "tgi"
     by_shape: bool = False
+    keeps_alive: bool = True
 
     def finish_reason(self, finish: str) -> str:
         """This container's word for `length`, `eos` or `stop`."""
@@ -164,6 +166,7 @@ DIALECTS: dict[str, Dialect] = {
         stream_error="openai",
         reply_error="openai",
         by_shape=True,
+        keeps_alive=False,
     ),
 }
 

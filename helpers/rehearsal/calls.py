@@ -1,0 +1,126 @@
+"""One request under way: what is known of it, and how it ends."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from helpers.rehearsal.containers import Container
+from helpers.rehearsal.doors import Door
+from helpers.rehearsal.endpoints import Deployment
+from helpers.rehearsal.faults import Options
+from helpers.rehearsal.timers import KeepAlive, Timer
+from helpers.rehearsal.validation import Asked
+
+_NO_ANSWER = ("timeout", "deleted")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(eq=False)
+class Call:
+    """A request from its arrival to its end; stamps are seconds of the loop's clock.
+
+    That clock is this machine's `CLOCK_MONOTONIC` on every real loop.
+
+    Attributes:
+        deployment: What it was sent to.
+        container: What runs there.
+        inference_id: As the client sent it.
+        speed: AWS seconds that pass in one real second while it is answered.
+        door: Where its answer goes.
+        asked: What it asks for, once it has been read.
+        replica: Number of the one that answers, once chosen.
+        struck: Options of the faults that strike the answer, by name.
+        timers: What is to be canceled when it ends.
+        arrival_s: When it had been read.
+        submitted_s: When it was handed to the container's scheduler, None when it was refused.
+        first_s: When the first token had been handed to the socket.
+        ended_s: When it ended.
+        due_first_s: The twin's deadline for the first token.
+        due_last_s: The same for the last one.
+        status: HTTP status of the container; 0: it gave no answer.
+        tokens: How many were made.
+        late_s: How far behind its deadline one was at most.
+        prompt_tokens: Of the request.
+        finish: `length`, `eos` or `stop`, when it is complete.
+        done: Completed with the outcome when nothing more is to be done.
+    """
+
+    deployment: Deployment
+    container: Container
+    inference_id: str | None
+    speed: float
+    door: Door | None = None
+    asked: Asked | None = None
+    replica: int | None = None
+    struck: Mapping[str, Options] = field(default_factory=dict)
+    timers: list[Timer | KeepAlive] = field(default_factory=list)
+    arrival_s: float = field(default_factory=_now_s)
+    submitted_s: float | None = None
+    first_s: float | None = None
+    ended_s: float | None = None
+    due_first_s: float | None = None
+    due_last_s: float | None = None
+    status: int = 200
+    tokens: int = 0
+    late_s: float = 0.0
+    prompt_tokens: int | None = None
+    finish: str | None = None
+    done: asyncio.Future[str] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def outcome(self) -> str:
+        """How it ended (`truth.Truth` lists the words)."""
+        failed = not self.done.done() or self.done.cancelled() or self.done.exception()
+        return "failed" if failed else self.done.result()
+
+    def now_s(self) -> float:
+        """By the clock of all stamps."""
+        return _now_s()
+
+    def finish_as(self, outcome: str) -> None:
+        """The request has ended; only the first word counts."""
+        if not self.done.done():
+            self.ended_s = _now_s()
+            self.status = 0 if outcome in _NO_ANSWER else self.status
+            self.done.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """The request cannot be answered."""
+        if not self.done.done():
+            self.ended_s = _now_s()
+            self.done.set_exception(error)
+
+    def latencies_s(self) -> tuple[float, float]:
+        """AWS seconds that the container took, and that this server took before it."""
+        handed_s = self.arrival_s if self.submitted_s is None else self.submitted_s
+        ended_s = _now_s() if self.ended_s is None else self.ended_s
+        return (ended_s - handed_s) * self.speed, (handed_s - self.arrival_s) * self.speed
+
+    def record(self) -> dict[str, Any]:
+        """What `truth.Truth` keeps of it."""
+        at_once = self.outcome == "complete" and not (self.asked.stream and self.door.streams)
+        return {
+            "inference_id": self.inference_id,
+            "endpoint": self.deployment.name,
+            "variant": self.deployment.variant,
+            "replica": self.replica,
+            "dialect": self.container.contract.dialect,
+            "stream": self.asked.stream if self.asked else None,
+            "arrival_s": self.arrival_s,
+            "first_s": self.ended_s if at_once else self.first_s,
+            "last_s": self.ended_s,
+            "due_first_s": self.due_first_s,
+            "due_last_s": self.due_last_s,
+            "late_max_ms": round(self.late_s * 1000, 3),
+            "tokens": self.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "finish": self.finish,
+            "outcome": self.outcome,
+            "faults": list(self.struck),
+        }
