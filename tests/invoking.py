@@ -13,9 +13,9 @@ from botocore.config import Config
 
 from helpers import contracts, recipes
 from helpers.clock import Clock
-from helpers.rehearsal import wire
-from helpers.rehearsal.endpoints import Deployment
-from helpers.rehearsal.runtime import Runtime
+from helpers.rehearsal.aws.endpoints import Deployment
+from helpers.rehearsal.container import wire
+from helpers.rehearsal.container.runtime import Runtime
 from helpers.rehearsal.server import Request, Server
 
 MODEL = "meta-llama/Meta-Llama-3-70B-Instruct"

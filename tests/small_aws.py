@@ -15,7 +15,8 @@ from botocore.credentials import Credentials
 from botocore.session import Session as BotoSession
 
 from helpers import contracts, recipes
-from helpers.rehearsal import control, hub, routes, services, timeline
+from helpers.rehearsal import hub, routes, timeline
+from helpers.rehearsal.aws import control, services
 from helpers.rehearsal.server import Server
 
 ORIGIN = 1_790_000_000.0

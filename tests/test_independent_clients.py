@@ -27,7 +27,8 @@ from botocore.config import Config
 from botocore.eventstream import EventStreamBuffer
 
 from helpers import contracts, recipes, settings
-from helpers.rehearsal import launch, wire
+from helpers.rehearsal import launch
+from helpers.rehearsal.container import wire
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(__file__).parent / "clients"

@@ -22,7 +22,7 @@ from invoking import (
 
 from helpers import messages
 from helpers.errors import RehearsalError
-from helpers.rehearsal.backend import Backend
+from helpers.rehearsal.container.backend import Backend
 from helpers.rehearsal.faults import Faults
 
 

@@ -30,7 +30,8 @@ from small_aws import (
 )
 
 from helpers import messages
-from helpers.rehearsal import hub, launch, routes, services, shapes, startup
+from helpers.rehearsal import hub, launch, routes
+from helpers.rehearsal.aws import services, shapes, startup
 from helpers.rehearsal.server import Server
 
 

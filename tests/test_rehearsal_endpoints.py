@@ -12,7 +12,7 @@ from small_aws import (
     status_of,
 )
 
-from helpers.rehearsal import endpoints, startup
+from helpers.rehearsal.aws import endpoints, startup
 
 IN_SERVICE_S = 3600
 

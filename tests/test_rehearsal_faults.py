@@ -30,8 +30,8 @@ from invoking import (
 from helpers.clock import Clock
 from helpers.errors import RehearsalError
 from helpers.rehearsal import faults
+from helpers.rehearsal.container.runtime import Runtime
 from helpers.rehearsal.faults import FAULTS, Faults
-from helpers.rehearsal.runtime import Runtime
 
 # --- the table
 

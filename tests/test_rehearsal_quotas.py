@@ -7,7 +7,7 @@ from json_aws import Door, model, refusal
 from small_aws import ORIGIN, SetClock, moment
 
 from helpers import costs
-from helpers.rehearsal import pricing, quotas
+from helpers.rehearsal.aws import pricing, quotas
 from helpers.rehearsal.timeline import Timeline
 
 CODE = "L-286C98BC"

@@ -32,7 +32,7 @@ from invoking import (
 from helpers import twin
 from helpers.clock import Clock
 from helpers.errors import RehearsalError
-from helpers.rehearsal.runtime import Runtime
+from helpers.rehearsal.container.runtime import Runtime
 
 
 @pytest.fixture(scope="module")

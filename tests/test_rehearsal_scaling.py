@@ -15,8 +15,8 @@ from small_aws import (
     without_metadata,
 )
 
-from helpers.rehearsal import autoscaling, control, endpoints, metrics
-from helpers.rehearsal.awsjson import AwsError
+from helpers.rehearsal.aws import autoscaling, control, endpoints, metrics
+from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.timeline import Timeline
 
 # On a minute; after ORIGIN, and long enough for an endpoint to come up.

@@ -18,9 +18,10 @@ from botocore.session import Session as BotoSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.rehearsal import awsjson, services, signature, writeahead
-from helpers.rehearsal.crontab import Cron
-from helpers.rehearsal.schedules import Schedules, first_due, next_due
+from helpers.rehearsal import signature
+from helpers.rehearsal.aws import awsjson, services, writeahead
+from helpers.rehearsal.aws.crontab import Cron
+from helpers.rehearsal.aws.schedules import Schedules, first_due, next_due
 from helpers.rehearsal.server import Request, Server
 from helpers.rehearsal.timeline import Timeline
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from helpers import messages
 from helpers.rehearsal import signature
-from helpers.rehearsal.awsjson import AwsError
+from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.server import Request, Server
 from helpers.transport import SageMakerStream
 

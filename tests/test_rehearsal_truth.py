@@ -22,9 +22,9 @@ from invoking import (
 
 from helpers.clock import Clock
 from helpers.errors import RehearsalError
+from helpers.rehearsal.container.runtime import Runtime
+from helpers.rehearsal.container.truth import Truth
 from helpers.rehearsal.faults import Faults
-from helpers.rehearsal.runtime import Runtime
-from helpers.rehearsal.truth import Truth
 
 
 class Kept:

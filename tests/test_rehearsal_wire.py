@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import messages
 from helpers.errors import RehearsalError
-from helpers.rehearsal import cuts, text, wire
+from helpers.rehearsal.container import cuts, text, wire
 
 OPERATION = "InvokeEndpointWithResponseStream"
 

@@ -21,9 +21,10 @@ from typing import Any
 
 from helpers import settings
 from helpers.errors import RehearsalError, WorkshopError
-from helpers.rehearsal import cuts, faults, launch, routes, state
+from helpers.rehearsal import faults, launch, routes, state
+from helpers.rehearsal.container import cuts
+from helpers.rehearsal.container.truth import Truth
 from helpers.rehearsal.server import HOST, Server
-from helpers.rehearsal.truth import Truth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,7 +170,7 @@ def _options(given: argparse.Namespace, state_dir: Path | None) -> routes.Option
     if given.truth:
         runtime["truth"] = Truth(given.truth)
     if given.backend:
-        from helpers.rehearsal.backend import Backend  # imports an HTTP client
+        from helpers.rehearsal.container.backend import Backend  # imports an HTTP client
 
         runtime["backend"] = Backend(given.backend, model=given.backend_model)
     return routes.Options(active, state.State(state_dir), runtime)

@@ -65,7 +65,7 @@ class ServerInfo:
 
 def credentials() -> dict[str, str]:
     """Environment variables of the rehearsal's credentials; they open nothing anywhere."""
-    from helpers.rehearsal import services
+    from helpers.rehearsal.aws import services
 
     return {
         "AWS_ACCESS_KEY_ID": services.ACCESS_KEY,

@@ -78,14 +78,16 @@ def load(clock: Clock, options: Options) -> Parts:
     """Import and build all parts; takes seconds, beside a server that already answers."""
     from botocore.session import Session
 
-    from helpers.rehearsal import awsjson, control, services
+    from helpers.rehearsal.aws import awsjson, control, services
     from helpers.rehearsal.timeline import Timeline
 
     aws = services.Services(awsjson.ACCOUNT, options.state.journal, clock=clock.time)
     model = Session().get_service_model
 
     from helpers import recipes
-    from helpers.rehearsal import autoscaling, hub, metrics, pricing, quotas, runtime, schedules
+    from helpers.rehearsal import hub
+    from helpers.rehearsal.aws import autoscaling, metrics, pricing, quotas, schedules
+    from helpers.rehearsal.container import runtime
 
     timeline = Timeline(clock, changed=options.state.changed)
     limits = quotas.Quotas(timeline, model=model("service-quotas"), faults=options.faults)
@@ -183,8 +185,8 @@ class FrontDoor:
             response.respond(*parts.hub.answer(request.path, request.headers))
             return
 
-        from helpers.rehearsal import services
-        from helpers.rehearsal.awsjson import AwsError
+        from helpers.rehearsal.aws import services
+        from helpers.rehearsal.aws.awsjson import AwsError
 
         try:
             region = _admit(parts, request)
@@ -230,7 +232,7 @@ class FrontDoor:
         if not self._faults:
             return
 
-        from helpers.rehearsal.awsjson import AwsError
+        from helpers.rehearsal.aws.awsjson import AwsError
 
         if self._faults.get("expired-credentials") is not None:
             raise AwsError("ExpiredTokenException", _EXPIRED, status=403)
@@ -328,7 +330,7 @@ async def _invoke(parts: Parts, request: Request, response: Response, region: st
         response.respond(*_refusal(405, "MethodNotAllowed", "Endpoints are invoked with POST."))
         return
 
-    from helpers.rehearsal.awsjson import AwsError
+    from helpers.rehearsal.aws.awsjson import AwsError
 
     try:
         variant = request.headers.get("x-amzn-sagemaker-target-variant")

@@ -24,7 +24,7 @@ from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 from botocore.utils import normalize_url_path
 
-from helpers.rehearsal.awsjson import AwsError
+from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.server import Request
 
 # What belongs to an access key: its secret, and the session token of a temporary one.

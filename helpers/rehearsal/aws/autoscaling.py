@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from botocore.model import ServiceModel
 
-from helpers.rehearsal import tracking
-from helpers.rehearsal.awsjson import ACCOUNT, AwsError, Service, invalid, timestamp
-from helpers.rehearsal.catalog import Resource
-from helpers.rehearsal.endpoints import Fleet
-from helpers.rehearsal.metrics import EndpointMetrics, Key, Tally
-from helpers.rehearsal.paging import page
+from helpers.rehearsal.aws import tracking
+from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, Service, invalid, timestamp
+from helpers.rehearsal.aws.catalog import Resource
+from helpers.rehearsal.aws.endpoints import Fleet
+from helpers.rehearsal.aws.metrics import EndpointMetrics, Key, Tally
+from helpers.rehearsal.aws.paging import page
+from helpers.rehearsal.aws.tracking import Policy
 from helpers.rehearsal.timeline import Timeline
-from helpers.rehearsal.tracking import Policy
 
 NAMESPACE = "sagemaker"
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"

@@ -10,10 +10,10 @@ import socket
 from collections.abc import Callable, Sequence
 from struct import pack
 
-from helpers.rehearsal import cuts, wire
-from helpers.rehearsal.endpoints import Deployment
+from helpers.rehearsal.aws.endpoints import Deployment
+from helpers.rehearsal.container import cuts, wire
+from helpers.rehearsal.container.validation import JSON
 from helpers.rehearsal.server import Response, Stream
-from helpers.rehearsal.validation import JSON
 
 EVENT_LINES = "text/event-stream"
 

@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from helpers.rehearsal.doors import STREAM_BROKEN, Finish, Outlet
+from helpers.rehearsal.container.doors import STREAM_BROKEN, Finish, Outlet
 from helpers.rehearsal.faults import Options
 
 # Neither a line nor UTF-8: bytes that no character contains, and characters without their rest.

@@ -24,10 +24,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
-from helpers.rehearsal import mends
-from helpers.rehearsal.awsjson import AwsError
+from helpers.rehearsal.aws import mends
+from helpers.rehearsal.aws.awsjson import AwsError
+from helpers.rehearsal.aws.writeahead import WriteAhead
 from helpers.rehearsal.server import Answer, Request
-from helpers.rehearsal.writeahead import WriteAhead
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 from botocore.model import ServiceModel
 
 from helpers import costs
-from helpers.rehearsal.awsjson import AwsError, Operation, Service
-from helpers.rehearsal.paging import page
+from helpers.rehearsal.aws.awsjson import AwsError, Operation, Service
+from helpers.rehearsal.aws.paging import page
 
 # Where the API is served (botocore's endpoint data); it answers for all regions from there.
 REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")

@@ -14,20 +14,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from helpers.clock import Clock
-from helpers.rehearsal import breakage, cuts, text, validation, wire
-from helpers.rehearsal.calls import Call
-from helpers.rehearsal.containers import Container
-from helpers.rehearsal.doors import EVENT_LINES, Door, EventStreamDoor, OpenAiDoor, Outlet
-from helpers.rehearsal.endpoints import Deployment
+from helpers.rehearsal.aws.endpoints import Deployment
+from helpers.rehearsal.container import breakage, cuts, text, validation, wire
+from helpers.rehearsal.container.calls import Call
+from helpers.rehearsal.container.containers import Container
+from helpers.rehearsal.container.doors import EVENT_LINES, Door, EventStreamDoor, OpenAiDoor, Outlet
+from helpers.rehearsal.container.replicas import Sink, Streamed, Whole
+from helpers.rehearsal.container.timers import KeepAlive, Timer, never_behind
+from helpers.rehearsal.container.truth import Truth
+from helpers.rehearsal.container.validation import JSON, PLAIN, Refused
 from helpers.rehearsal.faults import Faults
-from helpers.rehearsal.replicas import Sink, Streamed, Whole
 from helpers.rehearsal.server import Request, Response
-from helpers.rehearsal.timers import KeepAlive, Timer, never_behind
-from helpers.rehearsal.truth import Truth
-from helpers.rehearsal.validation import JSON, PLAIN, Refused
 
 if TYPE_CHECKING:  # brings an HTTP client that few rehearsals need
-    from helpers.rehearsal.backend import Backend
+    from helpers.rehearsal.container.backend import Backend
 
 _IGNORES_STOP = {"0.0.22"}  # container versions, shared/wire-format.md
 # Not sent back: botocore's model of sagemaker-runtime has no such header in its answers.
@@ -214,7 +214,7 @@ class Runtime:
 
     async def _relay(self, call: Call) -> None:
         """Answer with what a backend says, at its own pace."""
-        from helpers.rehearsal.relay import Relay
+        from helpers.rehearsal.container.relay import Relay
 
         call.speed = 1.0
         self._limit(call)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from helpers.messages import Chunk, Usage
-from helpers.rehearsal import wire
-from helpers.rehearsal.backend import Backend, BackendFailed
-from helpers.rehearsal.calls import Call
-from helpers.rehearsal.doors import Outlet
-from helpers.rehearsal.validation import Refused
+from helpers.rehearsal.container import wire
+from helpers.rehearsal.container.backend import Backend, BackendFailed
+from helpers.rehearsal.container.calls import Call
+from helpers.rehearsal.container.doors import Outlet
+from helpers.rehearsal.container.validation import Refused
 
 # Reasons of every dialect in the words of `wire`; what is not here ended by itself.
 _FINISH = {"length": "length", "stop_sequence": "stop"}

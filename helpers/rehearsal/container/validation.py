@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.contracts import Shape
-from helpers.rehearsal import strictjson, text
-from helpers.rehearsal.wire import Dialect
+from helpers.rehearsal import strictjson
+from helpers.rehearsal.container import text
+from helpers.rehearsal.container.wire import Dialect
 
 JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from helpers.rehearsal import startup
-from helpers.rehearsal.awsjson import REGION, AwsError, invalid, timestamp
-from helpers.rehearsal.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Resource
+from helpers.rehearsal.aws import startup
+from helpers.rehearsal.aws.awsjson import REGION, AwsError, invalid, timestamp
+from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Resource
 from helpers.rehearsal.timeline import Timeline
 
 # Seconds of AWS time. Public reports say "a minute or two" of deletions and scale-ins; none

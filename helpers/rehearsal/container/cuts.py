@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from helpers.errors import RehearsalError
-from helpers.rehearsal.wire import payload_part
+from helpers.rehearsal.container.wire import payload_part
 
 Write = Callable[[bytes], None]
 

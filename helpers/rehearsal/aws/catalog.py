@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from helpers.rehearsal.awsjson import ACCOUNT, invalid, timestamp
+from helpers.rehearsal.aws.awsjson import ACCOUNT, invalid, timestamp
 
 _PAGE = 10  # MaxResults when a list operation is given none (API reference)
 _MAX_TAGS = 50

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helpers.rehearsal import metrics
-from helpers.rehearsal.awsjson import invalid
-from helpers.rehearsal.metrics import MINUTE_S, SAMPLE_S, Key, Tally
+from helpers.rehearsal.aws import metrics
+from helpers.rehearsal.aws.awsjson import invalid
+from helpers.rehearsal.aws.metrics import MINUTE_S, SAMPLE_S, Key, Tally
 
 # Seconds of AWS time. Cooldowns of SageMaker variants: API reference,
 # TargetTrackingScalingPolicyConfiguration.

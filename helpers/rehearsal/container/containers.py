@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from helpers import contracts, twin
 from helpers.clock import Clock
-from helpers.rehearsal import wire
-from helpers.rehearsal.endpoints import Deployment
-from helpers.rehearsal.replicas import Replica
-from helpers.rehearsal.validation import Refused
+from helpers.rehearsal.aws.endpoints import Deployment
+from helpers.rehearsal.container import wire
+from helpers.rehearsal.container.replicas import Replica
+from helpers.rehearsal.container.validation import Refused
 
 if TYPE_CHECKING:
-    from helpers.rehearsal.calls import Call
+    from helpers.rehearsal.container.calls import Call
 
 
 @dataclass(eq=False)

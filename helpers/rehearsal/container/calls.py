@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from helpers.rehearsal.containers import Container
-from helpers.rehearsal.doors import Door
-from helpers.rehearsal.endpoints import Deployment
+from helpers.rehearsal.aws.endpoints import Deployment
+from helpers.rehearsal.container.containers import Container
+from helpers.rehearsal.container.doors import Door
+from helpers.rehearsal.container.timers import KeepAlive, Timer
+from helpers.rehearsal.container.validation import Asked
 from helpers.rehearsal.faults import Options
-from helpers.rehearsal.timers import KeepAlive, Timer
-from helpers.rehearsal.validation import Asked
 
 _NO_ANSWER = ("timeout", "deleted")
 

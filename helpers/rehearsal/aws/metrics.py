@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from helpers.rehearsal.endpoints import Deployment, Fleet
+from helpers.rehearsal.aws.endpoints import Deployment, Fleet
 from helpers.rehearsal.timeline import Timeline
 
 NAMESPACE = "AWS/SageMaker"

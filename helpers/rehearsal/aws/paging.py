@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from helpers.rehearsal.awsjson import AwsError
+from helpers.rehearsal.aws.awsjson import AwsError
 
 Item = TypeVar("Item")
 

@@ -12,9 +12,9 @@ from typing import Any
 from botocore.model import ServiceModel
 
 from helpers import costs
-from helpers.rehearsal.awsjson import ACCOUNT, AwsError, Service, timestamp
-from helpers.rehearsal.endpoints import Faults
-from helpers.rehearsal.paging import page
+from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, Service, timestamp
+from helpers.rehearsal.aws.endpoints import Faults
+from helpers.rehearsal.aws.paging import page
 from helpers.rehearsal.timeline import Timeline
 
 LIMIT = 20.0  # instances of each type, in the rehearsal's account

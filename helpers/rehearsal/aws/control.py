@@ -5,9 +5,9 @@ from typing import Any
 
 from botocore.model import ServiceModel
 
-from helpers.rehearsal.awsjson import ACCOUNT, REGION, Service, invalid, timestamp
-from helpers.rehearsal.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Kind, Resource
-from helpers.rehearsal.endpoints import Deployment, Endpoints, Faults, Logs
+from helpers.rehearsal.aws.awsjson import ACCOUNT, REGION, Service, invalid, timestamp
+from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Kind, Resource
+from helpers.rehearsal.aws.endpoints import Deployment, Endpoints, Faults, Logs
 from helpers.rehearsal.server import Answer
 from helpers.rehearsal.timeline import Timeline
 

@@ -21,11 +21,12 @@ from zoneinfo import ZoneInfo
 
 from botocore.model import ServiceModel
 
-from helpers.rehearsal import shapes, strictjson
-from helpers.rehearsal.awsjson import AwsError, Service, invalid
-from helpers.rehearsal.crontab import Cron
+from helpers.rehearsal import strictjson
+from helpers.rehearsal.aws import shapes
+from helpers.rehearsal.aws.awsjson import AwsError, Service, invalid
+from helpers.rehearsal.aws.crontab import Cron
+from helpers.rehearsal.aws.services import ACCESS_KEY, Services, changes, written_schedule
 from helpers.rehearsal.server import Answer, Request
-from helpers.rehearsal.services import ACCESS_KEY, Services, changes, written_schedule
 from helpers.rehearsal.timeline import Timeline
 
 log = logging.getLogger(__name__)

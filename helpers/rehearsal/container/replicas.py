@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from helpers import twin
 from helpers.clock import Clock
-from helpers.rehearsal import text, wire
-from helpers.rehearsal.doors import Outlet
+from helpers.rehearsal.container import text, wire
+from helpers.rehearsal.container.doors import Outlet
 
 if TYPE_CHECKING:
-    from helpers.rehearsal.calls import Call
+    from helpers.rehearsal.container.calls import Call
 
 
 class Replica:

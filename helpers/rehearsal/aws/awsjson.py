@@ -11,7 +11,8 @@ from typing import Any
 
 from botocore.model import OperationNotFoundError, ServiceModel
 
-from helpers.rehearsal import shapes, strictjson
+from helpers.rehearsal import strictjson
+from helpers.rehearsal.aws import shapes
 from helpers.rehearsal.server import Answer
 
 log = logging.getLogger(__name__)

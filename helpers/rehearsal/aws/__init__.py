@@ -1,0 +1,1 @@
+"""The control plane and the other services of the rehearsal AWS."""

@@ -1,0 +1,1 @@
+"""What runs behind an endpoint of the rehearsal AWS."""
