@@ -3,7 +3,11 @@
 import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 from botocore.awsrequest import AWSResponse
 
@@ -11,6 +15,7 @@ from helpers import session as sessions
 from helpers import settings
 from helpers.rehearsal import launch
 
+ROOT = Path(__file__).parent.parent
 SPEED = 3600  # one second here is one hour there
 
 
@@ -29,6 +34,33 @@ def server(state_dir, *, speed=SPEED):
         launch.stop(loaded)
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def serving(state_dir, *flags, speed=SPEED):
+    """A server with these flags, found by every session with this state directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.rehearsal", "--port", "0", "--speed", str(speed)]
+        + ["--state-dir", str(state_dir), *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("export AWS_ENDPOINT_URL=")
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, process.said = process.communicate(timeout=20)
+
+
+def until(question, *, seconds=30):
+    """Ask until the answer is true; the last answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
 
 
 class _Raw:

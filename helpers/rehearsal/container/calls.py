@@ -37,7 +37,8 @@ class Call:
         timers: What is to be canceled when it ends.
         arrival_s: When it had been read.
         submitted_s: When it was handed to the container's scheduler, None when it was refused.
-        first_s: When the first token had been handed to the socket.
+        first_s: When the first token was about to be handed to the socket.
+        last_s: The same of the last one, or of the whole answer.
         ended_s: When it ended.
         due_first_s: The twin's deadline for the first token.
         due_last_s: The same for the last one.
@@ -61,6 +62,7 @@ class Call:
     arrival_s: float = field(default_factory=_now_s)
     submitted_s: float | None = None
     first_s: float | None = None
+    last_s: float | None = None
     ended_s: float | None = None
     due_first_s: float | None = None
     due_last_s: float | None = None
@@ -113,8 +115,8 @@ class Call:
             "dialect": self.container.contract.dialect,
             "stream": self.asked.stream if self.asked else None,
             "arrival_s": self.arrival_s,
-            "first_s": self.ended_s if at_once else self.first_s,
-            "last_s": self.ended_s,
+            "first_s": self.last_s if at_once else self.first_s,
+            "last_s": self.ended_s if self.last_s is None else self.last_s,
             "due_first_s": self.due_first_s,
             "due_last_s": self.due_last_s,
             "late_max_ms": round(self.late_s * 1000, 3),

@@ -77,15 +77,14 @@ class Relay:
             return
         created = _created()
         if call.tokens == 1:
+            call.first_s = call.now_s()
             for line in self._lines.opening(created):
                 self._outlet.send(line)
         self._outlet.send(self._lines.token(created, _piece(chunk.text)))
-        if call.tokens == 1:
-            call.first_s = call.now_s()
 
     def _end(self, finish: str, usage: Usage | None) -> None:
         call, created = self._call, _created()
-        call.finish = finish
+        call.finish, call.last_s = finish, call.now_s()
         if usage:
             call.prompt_tokens = usage.prompt_tokens or call.prompt_tokens
             call.tokens = usage.output_tokens or call.tokens

@@ -151,6 +151,7 @@ class Whole(Sink):
         self.sent += 1
         if self.sent > self._last:
             self.call.due_first_s = self.call.due_last_s = self.replica.due_s
+            self.call.last_s = self.call.now_s()
             self._complete(int(created))
 
 
@@ -202,13 +203,14 @@ class Streamed(Sink):
 
     def _begin(self, created: bytes) -> None:
         self.call.due_first_s = self.replica.due_s
+        self.call.first_s = self.call.now_s()  # before it is sent: nobody may have it earlier
         for line in self._lines.opening(created):
             self._send(line)
         if self._last:
             self._send(self._lines.token(created, self._pieces[0]))
-        self.call.first_s = self.call.now_s()
 
     def _end(self, created: bytes) -> None:
         self.call.due_last_s = self.replica.due_s
+        self.call.last_s = self.call.now_s()
         last = self._lines.last(created, self._pieces[-1], self._reply.finish)
         self._outlet.close([last, *self._lines.closing(created)])

@@ -24,8 +24,8 @@ class Truth:
     A line's members: `target` (`rehearsal`), `inference_id` (as the client sent it, or null),
     `endpoint`, `variant`, `replica` (number, null when none was reached), `dialect`, `stream`,
     `arrival_s`, `first_s`, `last_s` (this machine's `CLOCK_MONOTONIC`, seconds: when the request
-    had arrived, when the first and the last token had been handed to the socket; a whole answer
-    has both at once, a request that broke off ends with `last_s`), `due_first_s`, `due_last_s`
+    had arrived, when the first and the last token were about to be handed to the socket; a whole
+    answer has both at once, one that broke off ends with `last_s`), `due_first_s`, `due_last_s`
     (the twin's deadlines for these two, null where there are none), `late_max_ms` (how far behind
     its deadline a token was at most, real milliseconds), `tokens` (made so far), `prompt_tokens`,
     `finish` (`length`, `eos`, `stop` or null), `outcome` (`complete`, `left`, `refused`,
