@@ -14,7 +14,14 @@ import pytest
 from helpers.rehearsal.server import Limits, Server
 
 QUICK = Limits(
-    body_bytes=100_000, request_s=0.4, idle_s=1.0, linger_s=0.3, unsent_bytes=200_000, connections=8
+    body_bytes=100_000,
+    bodies_bytes=250_000,
+    pieces=100,
+    request_s=0.4,
+    idle_s=1.0,
+    linger_s=0.3,
+    unsent_bytes=200_000,
+    connections=8,
 )
 
 
@@ -78,6 +85,8 @@ class Running:
                 response.on_disconnect(self.gone.set)
                 await asyncio.sleep(0.1)
                 response.respond(200, {}, b"slow")
+            case "/large":
+                response.respond(200, {}, b"x" * 2**20)
             case "/nothing":
                 response.respond(204)
             case _:
@@ -251,7 +260,7 @@ def test_an_absolute_target_is_taken_for_its_path(running):
     assert (told["path"], told["query"]) == ("/p", "q")
 
 
-@pytest.mark.parametrize("target", [b"*", b"evil.example:443", b"ftp://x/y"])
+@pytest.mark.parametrize("target", [b"*", b"evil.example:443", b"ftp://x/y", b"http://[::1/x"])
 def test_a_target_that_is_no_path_is_refused(running, target):
     answer = running.say(b"OPTIONS %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
     assert status(answer) == 400
@@ -270,6 +279,36 @@ def test_a_body_over_the_limit_is_answered_with_413(running, how):
     answer = running.say(data)
     assert status(answer) == 413
     assert b"at most 100000 bytes" in answer
+    assert running.seen == []
+
+
+def test_large_bodies_at_once_are_too_many(running):
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(running.connect()).sendall(head + b"x" * 99_999)
+        while running.server.bodies_bytes < 2 * 99_999:
+            time.sleep(0.001)
+        assert status(running.say(head + b"x" * 60_000)) == 503
+    assert running.still_serves()
+    assert running.server.bodies_bytes == 0
+
+
+def test_a_body_in_crumbs_is_refused(running):
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert status(running.say(head + b"1\r\nx\r\n" * 102)) == 400
+    assert running.seen == []
+    few = b"400\r\n" + b"x" * 1024 + b"\r\n"
+    last = b"0\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert status(running.say(head + few * 97 + last)) == 200
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_body_with_two_lengths_smuggles_nothing(running, order):
+    lengths = [b"Content-Length: 5", b"Transfer-Encoding: chunked"][::order]
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\n%s\r\n%s\r\n\r\n" % tuple(lengths)
+    answer = running.say(head + b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert status(answer) == 400
     assert running.seen == []
 
 
@@ -348,6 +387,17 @@ def test_a_client_that_does_not_read_is_cut_off(running):
     assert running.still_serves()
 
 
+def test_a_client_that_asks_on_without_reading_is_cut_off(running):
+    with running.connect() as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+        deadline = time.monotonic() + 5
+        while running.server.connections or not running.seen:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert len(running.seen) < 30
+    assert running.still_serves()
+
+
 def test_an_aborted_stream_is_a_broken_connection(running):
     answer = running.say(b"GET /abort HTTP/1.1\r\nHost: a\r\n\r\n")
     assert b"half" in answer
@@ -377,9 +427,20 @@ def test_a_request_is_answered_once(running):
 def test_connections_beyond_the_limit_are_told_so(running):
     with contextlib.ExitStack() as stack:
         for _ in range(QUICK.connections):
-            stack.enter_context(running.connect())
+            stack.enter_context(running.connect()).sendall(b"GET")
+        time.sleep(0.1)
         answer = running.say(b"")
     assert status(answer) == 503
+
+
+def test_a_connection_without_a_request_makes_room_for_a_new_one(running):
+    with contextlib.ExitStack() as stack:
+        asking, first, *_ = (stack.enter_context(running.connect()) for _ in range(8))
+        asking.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        time.sleep(0.02)
+        assert running.still_serves()
+        assert read_all(first) == b""
+        assert status(read_all(asking)) == 200
 
 
 def test_the_server_listens_on_loopback_only(running):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -125,6 +126,9 @@ def load(clock: Clock, options: Options) -> Parts:
         account=awsjson.ACCOUNT,
     )
     plans.resume()
+    # What is loaded stays: to look through all of it again would hold up every stream for 0.1 s.
+    gc.collect()
+    gc.freeze()
     return Parts(
         control=sagemaker,
         runtime=answering,

@@ -37,9 +37,11 @@ class Limits:
 
     Attributes:
         body_bytes: Largest request body; SageMaker takes 25 MB (shared/wire-format.md).
+        bodies_bytes: Bodies of all requests under way together.
+        pieces: Chunks or reads that a body may come in, one more for every kilobyte.
         head_bytes: Request line and headers together.
         pipelined_bytes: What may arrive while an answer is still under way.
-        unsent_bytes: What a stream may pile up for a client that does not read.
+        unsent_bytes: What may pile up for a client that asks on, or streams, and does not read.
         request_s: For a whole request to arrive, from its first byte.
         idle_s: For a kept-alive connection without a request.
         linger_s: For reading on after a refusal, so that the client sees it.
@@ -47,6 +49,8 @@ class Limits:
     """
 
     body_bytes: int = 25 * 2**20
+    bodies_bytes: int = 256 * 2**20
+    pieces: int = 10_000
     head_bytes: int = 32 * 2**10
     pipelined_bytes: int = 64 * 2**10
     unsent_bytes: int = 4 * 2**20
@@ -218,7 +222,8 @@ class Server:
     def __init__(self, handler: Handler, *, limits: Limits | None = None):
         self.handler = handler
         self.limits = limits or Limits()
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # longest idle first
+        self.bodies_bytes = 0
         self.last_active = time.monotonic()
         self._server: asyncio.Server | None = None
 
@@ -239,6 +244,14 @@ class Server:
         if any(connection.busy for connection in self.connections):
             self.last_active = time.monotonic()
         return time.monotonic() - self.last_active
+
+    def make_room(self) -> bool:
+        """Close the connection that has been without a request for longest, if there is one."""
+        idle = next((each for each in self.connections if each.idle), None)
+        if idle is not None:
+            idle.transport.abort()
+            del self.connections[idle]
+        return idle is not None
 
     async def stop(self) -> None:
         """Stop listening and break off what is still open."""
@@ -263,8 +276,9 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, self.limits.head_bytes)
         self._head: h11.Request | None = None
         self._is_head_method = False
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._body = bytearray()
+        self._body_bytes = 0  # that count for the server, until the request is answered
+        self._pieces = 0
         self._response: Response | None = None
         self._stream: Stream | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -277,13 +291,19 @@ class _Connection(asyncio.Protocol):
     def busy(self) -> bool:
         return self._response is not None
 
+    @property
+    def idle(self) -> bool:
+        return not (self.busy or self._receiving or self._discarding)
+
     # --- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self.server.connections.add(self)
+        full = len(self.server.connections) >= self.limits.connections
+        has_room = not full or self.server.make_room()
+        self.server.connections[self] = None
         self._wait_at_most(self.limits.idle_s, self.transport.abort)
-        if len(self.server.connections) > self.limits.connections:
+        if not has_room:
             self._refuse(503, "Too many connections to the rehearsal AWS.")
 
     def data_received(self, data: bytes) -> None:
@@ -312,8 +332,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True
-        self.server.connections.discard(self)
+        self.server.connections.pop(self, None)
         self._stop_waiting()
+        self._let_go()
         if self._stream is not None:
             self._stream._lost()
         if self._response is not None:
@@ -344,10 +365,7 @@ class _Connection(asyncio.Protocol):
                 self._head, self._is_head_method = event, event.method == b"HEAD"
                 self._check_head(event)
             elif isinstance(event, h11.Data):
-                self._body_bytes += len(event.data)
-                if self._body_bytes > self.limits.body_bytes:
-                    self._refuse_body()
-                self._body.append(bytes(event.data))
+                self._take(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._dispatch()
             elif isinstance(event, h11.ConnectionClosed):
@@ -358,11 +376,30 @@ class _Connection(asyncio.Protocol):
                     self._send(h11.InformationalResponse(status_code=100, headers=[]))
                 return
 
+    def _take(self, piece: bytes) -> None:
+        self._body += piece
+        self._body_bytes += len(piece)
+        self.server.bodies_bytes += len(piece)
+        self._pieces += 1
+        if self._body_bytes > self.limits.body_bytes:
+            self._refuse_body()
+        elif self.server.bodies_bytes > self.limits.bodies_bytes:
+            self._refuse(503, "Too many large requests to the rehearsal AWS at once.")
+        elif self._pieces > self.limits.pieces + self._body_bytes // 1024:
+            self._refuse(400, "The request body comes in too many small pieces.")
+
+    def _let_go(self) -> None:
+        """Forget the body of a request that has been answered."""
+        self.server.bodies_bytes -= self._body_bytes
+        self._body, self._body_bytes, self._pieces = bytearray(), 0, 0
+
     def _check_head(self, head: h11.Request) -> None:
         if sum(len(name) + len(value) for name, value in head.headers) > self.limits.head_bytes:
             self._refuse(431, f"A request's headers have at most {self.limits.head_bytes} bytes.")
         elif head.http_version not in (b"1.0", b"1.1"):
             self._refuse(505, "The rehearsal AWS speaks HTTP/1.1.")
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in head.headers}:
+            self._refuse(400, "A request has a Content-Length or a Transfer-Encoding, not both.")
         elif _content_length(head) > self.limits.body_bytes:
             self._refuse_body()
 
@@ -371,8 +408,11 @@ class _Connection(asyncio.Protocol):
 
     def _dispatch(self) -> None:
         self._stop_waiting()
-        head, body = self._head, b"".join(self._body)
-        self._head, self._body, self._body_bytes = None, [], 0
+        if self.transport.get_write_buffer_size() > self.limits.unsent_bytes:
+            self.transport.abort()  # asks on without having read what it asked for
+            return
+        head, body = self._head, bytes(self._body)
+        self._head, self._body = None, bytearray()
         self._receiving, self._pipelined_bytes = False, 0
         request = _request(head, body)
         self._response = Response(self)
@@ -432,11 +472,13 @@ class _Connection(asyncio.Protocol):
         """Make room for the next request, or close when there cannot be one."""
         self._response._finish()
         self._response = self._stream = self.task = None
+        self._let_go()
         self.server.last_active = time.monotonic()
         if self._half_closed or self._http.our_state is not h11.DONE:
             self.transport.close()
             return
         self._http.start_next_cycle()
+        self.server.connections[self] = self.server.connections.pop(self, None)  # to the end
         self._wait_at_most(self.limits.idle_s, self.transport.abort)
         self.transport.resume_reading()
         if self._http.trailing_data[0]:
@@ -449,6 +491,7 @@ class _Connection(asyncio.Protocol):
         if self._discarding or self.gone:
             return
         self._stop_waiting()
+        self._let_go()
         self._discarding = True
         if self._response is not None or self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
@@ -489,8 +532,9 @@ def _request(head: h11.Request, body: bytes) -> Request | None:
     """The request as handlers see it, None when its target is no path."""
     target = head.target.decode("latin-1")
     if target.startswith(("http://", "https://")):
-        parts = urlsplit(target)
-        target = f"{parts.path or '/'}?{parts.query}"
+        with contextlib.suppress(ValueError):  # brackets that hold no address
+            parts = urlsplit(target)
+            target = f"{parts.path or '/'}?{parts.query}"
     if not target.startswith("/"):
         return None
     path, _, query = target.partition("?")

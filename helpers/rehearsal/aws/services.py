@@ -291,8 +291,9 @@ class Services:
             parts = self._app(_environ(request), start_response)
             body = b"".join(parts)
         except Exception as error:
-            log.exception("moto could not answer %s %s.", request.method, request.path[:200])
             kind = type(error).__name__
+            log.warning("moto could not answer %s %s: %s", request.method, request.path[:200], kind)
+            log.debug("Where it failed:", exc_info=True)
             message = f"The rehearsal AWS cannot do this: {kind}."
             return _error(request, 501, "NotImplemented", message)
         status, headers = answered[-1]

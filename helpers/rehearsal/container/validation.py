@@ -21,6 +21,8 @@ PLAIN = "text/plain; charset=utf-8"
 _FORM = "Failed to deserialize the JSON body into the target type: "
 _BAD_REQUEST = "BadRequestError"  # vLLM's type of most refusals
 
+# axum's default, and its words: huggingface/text-generation-inference issue 1802 (2024-04).
+_BODY_BYTES = 2 * 2**20
 _U32, _U64 = 2**32, 2**64
 # What Rust expects of each parameter: the name of its type, and a test of a JSON value.
 _TYPES = {
@@ -123,6 +125,8 @@ def read(
     openai = dialect.reply_error == "openai"
     if not _is_json(content_type):
         raise Refused(415, f"Expected request with `Content-Type: {JSON}`")
+    if not openai and len(body) > _BODY_BYTES:
+        raise Refused(413, "Failed to buffer the request body: length limit exceeded")
     try:
         given = strictjson.parse(body)
     except ValueError as error:
