@@ -16,7 +16,7 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test lab record lock clean
+.PHONY: help setup workshop test bench lab record lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, un
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m pytest --nbval --cov=helpers --cov-config=pyproject.toml tests notebooks
+
+bench: setup ## Measure how late 256 streams of the rehearsal are, and what a token costs
+	@$(PY) tests/bench_streams.py
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
