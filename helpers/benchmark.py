@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from helpers import costs, load, prompts, results
+from helpers import costs, hub, load, prompts, results
 from helpers.errors import InvocationError, ResultsError, WorkshopError
 from helpers.load import Request, RequestRecord
 from helpers.messages import MODEL, request_body
@@ -196,7 +196,7 @@ def _config(session, endpoint, *, transport: str, load: dict) -> dict:
             "image": endpoint.image,
             "instance_type": endpoint.instance_type,
             "instance_count": endpoint.instance_count,
-            "env": results.without_secrets(endpoint.env),
+            "env": hub.mask(endpoint.env),
         },
         "price": {"usd_per_hour": price, "source": costs.PRICE_SOURCE},
         "transport": transport,

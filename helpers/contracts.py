@@ -297,6 +297,12 @@ _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 # --- From an image and an environment to a verdict ------------------------------------------
 
 
+def model_of(env: Mapping[str, str]) -> str:
+    """The model an environment names, whichever container it is for; empty when it names none."""
+    names = ("HF_MODEL_ID", "MODEL_ID", "SM_ON_MODEL")
+    return next((env[name] for name in names if env.get(name)), "")
+
+
 def contract_for_image(image_uri: str) -> Contract:
     """The contract of an image.
 

@@ -339,14 +339,11 @@ def _look(session: Session, name: str) -> Endpoint | None:
     count = running.get("CurrentInstanceCount") or variant.get("InitialInstanceCount", 0)
     known = costs.INSTANCES.get(instance_type)
     tags = resources.tags_of(session, described["EndpointArn"])
-    model_id = next(
-        (env[key] for key in ("HF_MODEL_ID", "MODEL_ID", "SM_ON_MODEL") if key in env), ""
-    )
     return Endpoint(
         name=described["EndpointName"],
         status=described["EndpointStatus"],
         recipe_name=tags.get("recipe") or _recipe_of(session, name),
-        model_id=model_id,
+        model_id=contracts.model_of(env),
         image=container.get("Image", ""),
         env=env,
         instance_type=instance_type,

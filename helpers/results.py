@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import costs, hub, metrics
+from helpers import costs, metrics
 from helpers.errors import ResultsError
 from helpers.load import RequestRecord
 from helpers.settings import ROOT
@@ -206,11 +206,6 @@ def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
             folder = path.parent.parent
             return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return None
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """A container's environment with every value masked whose name speaks of a secret."""
-    return hub.mask(environment)
 
 
 def latest(found: Sequence[Run], *, users: int) -> Run:

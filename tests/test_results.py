@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from made_runs import config, record, run, steady
 
-from helpers import costs, results
+from helpers import costs, hub, results
 from helpers.errors import ResultsError
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -179,7 +179,7 @@ def test_secrets_of_the_environment_are_masked_and_token_limits_are_not():
         "MAX_TOTAL_TOKENS": "4096",
         "MAX_BATCH_SIZE": "4",
     }
-    masked = results.without_secrets(environment)
+    masked = hub.mask(environment)
     assert "hf_secret" not in str(masked)
     assert (masked["MAX_INPUT_TOKENS"], masked["MAX_BATCH_SIZE"]) == ("4000", "4")
 

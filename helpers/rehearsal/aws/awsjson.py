@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from botocore.model import OperationNotFoundError, ServiceModel
+from botocore.model import OperationNotFoundError, ServiceModel, Shape
 
 from helpers.rehearsal import strictjson
 from helpers.rehearsal.aws import shapes
@@ -94,8 +94,8 @@ class Service:
         """
         try:
             handle, model = self._operation(operation)
-            given = _parse(body)
-            _validate(model.input_shape, given)
+            given = parse(body)
+            validate(model.input_shape, given)
             self._advance()
             result = handle(given, region)
         except AwsError as error:
@@ -115,7 +115,12 @@ class Service:
         return self.operations[name], model
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes) -> dict[str, Any]:
+    """The members of a request, without those that are null.
+
+    Raises:
+        AwsError: When the body is not a JSON object.
+    """
     try:
         given = strictjson.parse(body or b"{}")
     except ValueError:
@@ -125,7 +130,12 @@ def _parse(body: bytes) -> dict[str, Any]:
     return shapes.without_nulls(given)
 
 
-def _validate(shape, given: dict[str, Any]) -> None:
+def validate(shape: Shape | None, given: dict[str, Any]) -> None:
+    """Hold a request against the service model.
+
+    Raises:
+        AwsError: With everything that is wrong with it.
+    """
     try:
         found = shapes.problems(shape, given)
     except shapes.WrongType as error:

@@ -21,9 +21,7 @@ from zoneinfo import ZoneInfo
 
 from botocore.model import ServiceModel
 
-from helpers.rehearsal import strictjson
-from helpers.rehearsal.aws import shapes
-from helpers.rehearsal.aws.awsjson import AwsError, Service, invalid
+from helpers.rehearsal.aws.awsjson import AwsError, Service, invalid, parse, validate
 from helpers.rehearsal.aws.crontab import Cron
 from helpers.rehearsal.aws.services import ACCESS_KEY, Services, changes, written_schedule
 from helpers.rehearsal.server import Answer, Request
@@ -108,15 +106,10 @@ class Schedules:
         name = written_schedule(request)
         if name is None:
             return
-        given = _parse(request.body)
+        given = parse(request.body)
         operation = "CreateSchedule" if request.method == "POST" else "UpdateSchedule"
         shape = self._model.operation_model(operation).input_shape
-        try:
-            found = shapes.problems(shape, {**given, "Name": name})
-        except shapes.WrongType as error:
-            raise AwsError("SerializationException", str(error)) from None
-        if found:
-            raise invalid(shapes.validation_message(found))
+        validate(shape, {**given, "Name": name})
         for name in ("StartDate", "EndDate"):
             if not 0 <= given.get(name, 0) < _LAST_S:
                 raise invalid(f"{name} is out of range.")  # [unverified]
@@ -274,16 +267,6 @@ def _no_expression(schedule: Mapping[str, Any]) -> AwsError:
 
 
 # --- requests
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        given = strictjson.parse(body or b"{}")
-    except ValueError:
-        raise AwsError("SerializationException", "The request body is not JSON.") from None
-    if not isinstance(given, dict):
-        raise AwsError("SerializationException", "Start of structure or map expected.")
-    return shapes.without_nulls(given)
 
 
 def _deletion(region: str, group: str, name: str) -> Request:

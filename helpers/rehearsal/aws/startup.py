@@ -68,7 +68,7 @@ def plan(
         fault: `gated-model` (the Hub refuses it) or `health-check` (it loads and never answers).
     """
     timeout_s = HEALTH_CHECK_S if health_check_timeout_s is None else health_check_timeout_s
-    model_id = model_of(env)
+    model_id = contracts.model_of(env)
     refusal = _refusal(image, env, instance_type=instance_type, gated=fault == "gated-model")
     if refusal is not None:
         starts = [INSTANCE_S + after for after in _RESTARTS_S if after + _DIES_AFTER_S < timeout_s]
@@ -91,12 +91,6 @@ def plan(
     return Startup(ready_s, None, (*lines, loading, (ready_s - 1, "Connected")))
 
 
-def model_of(env: Mapping[str, str]) -> str:
-    """The model an environment names, empty when it names none."""
-    names = ("HF_MODEL_ID", "MODEL_ID", "SM_ON_MODEL")
-    return next((env[name] for name in names if env.get(name)), "")
-
-
 def weights_of(model_id: str) -> float:
     """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
     sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)B(?![a-z])", model_id.replace("-", " "))
@@ -113,7 +107,7 @@ def _refusal(image: str, env: Mapping[str, str], *, instance_type: str, gated: b
     violations = contracts.check(contract, env, instance_type=instance_type)
     if violations:
         return violations[0].message
-    model_id, token = model_of(env), env.get("HF_TOKEN")
+    model_id, token = contracts.model_of(env), env.get("HF_TOKEN")
     if gated:
         token = hub.UNGRANTED_TOKEN
     refused = hub.refusal(model_id, token, gated=bool(token))  # without one, `check` has refused
