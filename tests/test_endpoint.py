@@ -444,11 +444,17 @@ def test_a_time_out_says_what_exists_and_bills(broken):
         endpoint.wait(broken, made, timeout_s=60)
 
 
+def test_an_endpoint_that_is_being_deleted_is_said(broken):
+    made = endpoint.wait(broken, deploy(broken))
+    # A deletion takes 15 s of AWS time, 4 ms here: too short to be met on a busy machine.
+    rehearsing.pretend(broken, "DescribeEndpoint", times=1, EndpointStatus="Deleting")
+    with pytest.raises(EndpointError, match="is being deleted"):
+        endpoint.wait(broken, made)
+
+
 def test_an_endpoint_deleted_meanwhile_is_said(session):
     made = endpoint.wait(session, deploy(session))
     resources.delete(session, resources.ENDPOINT, made.name)
-    with pytest.raises(EndpointError, match="is being deleted"):
-        endpoint.wait(session, made)
     endpoint._wait_until_gone(session, made.name)
     with pytest.raises(EndpointMissing):
         endpoint.wait(session, made)
