@@ -42,6 +42,9 @@ class SetClock:
     def time(self):
         return self.now_s
 
+    def now(self):
+        return datetime.fromtimestamp(self.now_s, UTC)
+
 
 class Echo:
     """Answers an invocation with what it was given; the real runtime has tests of its own."""

@@ -69,6 +69,21 @@ def test_more_replicas_serve_once_they_have_loaded_the_model(sagemaker, world):
     assert world.control.serving("e").instance_count == 3
 
 
+def test_every_replica_has_a_log_stream_of_its_own(sagemaker, world):
+    create_endpoint(sagemaker, "three", InitialInstanceCount=3)
+    world.clock.now_s += IN_SERVICE_S
+    scale(sagemaker, 4, name="three")
+    world.clock.now_s += IN_SERVICE_S
+    logs = world.client("logs")
+    group = "/aws/sagemaker/Endpoints/three"
+    streams = logs.describe_log_streams(logGroupName=group)["logStreams"]
+    names = [stream["logStreamName"] for stream in streams]
+    assert len(set(names)) == 4
+    for name in names:
+        events = logs.get_log_events(logGroupName=group, logStreamName=name, startFromHead=True)
+        assert [event["message"] for event in events["events"]].count("Connected") == 1
+
+
 def test_fewer_replicas_take_a_minute_and_keep_the_containers(sagemaker, world):
     scale(sagemaker, 2)
     world.clock.now_s += IN_SERVICE_S

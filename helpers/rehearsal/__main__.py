@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         help="stop after so many real minutes without a request (default: 0, never)",
     )
     parser.add_argument(
-        "--state-dir", type=Path, help="where to note the address (default: .rehearsal)"
+        "--state-dir",
+        type=Path,
+        help="where to keep the address and all state (default: .rehearsal)",
     )
     parser.add_argument(
         "--fault",

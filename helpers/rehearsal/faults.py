@@ -87,7 +87,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "throttling",
                 "calls come too fast",
                 "both",
-                "ThrottlingException: Rate exceeded",
+                "a short wait, as clients retry; with every=1 ThrottlingException: Rate exceeded",
                 _every(2),
             ),
             Fault(
@@ -124,7 +124,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "stall",
                 "an answer pauses, then goes on; TGI's keep-alives come meanwhile",
                 "runtime",
-                "a pause; a read timeout where nothing comes meanwhile: vLLM, whole answers",
+                "a pause; past 60 s a whole answer, past 8 min a stream ends in a time-out",
                 {
                     **_every(1),
                     **_TOKENS,

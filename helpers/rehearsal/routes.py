@@ -285,6 +285,7 @@ class FrontDoor:
             "speed": self._clock.speed,
             "origin": self._clock.origin,
             "time": self._clock.time(),
+            "now": f"{self._clock.now():%Y-%m-%dT%H:%M:%SZ}",
             "pid": os.getpid(),
             "version": metadata.version("botocore"),
         }

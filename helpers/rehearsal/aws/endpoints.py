@@ -378,6 +378,8 @@ class Endpoints:
     def _start(self, endpoint: Resource, life: _Life, fleet: Fleet, then: str) -> None:
         """Start a fleet's containers; the first failure ends it, the slowest start completes it."""
         ends: list[tuple[float, str | None]] = []
+        same = fleet.uid == life.fleet.uid and fleet is not life.fleet
+        running = {one.name: one.count for one in life.fleet.variants} if same else {}
         for variant in fleet.variants:
             plan = startup.plan(
                 variant.image,
@@ -391,19 +393,25 @@ class Endpoints:
                 ends.append((NO_CAPACITY_S, NO_CAPACITY))
                 continue
             ends.append((plan.duration_s, plan.failure_reason))
-            for after_s, line in plan.log:
-                self._timeline.at(
-                    endpoint.modified_s + after_s,
-                    "endpoint logged",
-                    region=endpoint.region,
-                    name=endpoint.name,
-                    change=life.change,
-                    stream=f"{variant.name}/i-{fleet.uid}",
-                    line=line,
-                )
+            for instance in range(running.get(variant.name, 0), variant.count):
+                self._log(endpoint, life, f"{variant.name}/i-{fleet.uid}{instance:02x}", plan.log)
         failures = [end for end in ends if end[1]]
         duration_s, reason = min(failures) if failures else max(ends)
         self._end_change(duration_s, then, endpoint, life, reason)
+
+    def _log(
+        self, endpoint: Resource, life: _Life, stream: str, lines: Iterable[tuple[float, str]]
+    ) -> None:
+        for after_s, line in lines:
+            self._timeline.at(
+                endpoint.modified_s + after_s,
+                "endpoint logged",
+                region=endpoint.region,
+                name=endpoint.name,
+                change=life.change,
+                stream=stream,
+                line=line,
+            )
 
     def _is_on(self, fault: str) -> bool:
         return self._faults.get(fault) is not None

@@ -100,7 +100,7 @@ def _product(instance: costs.Instance) -> dict[str, Any]:
         "beginRange": "0",
         "endRange": "Inf",
         "description": f"${instance.price_per_hour:g} per Hosting {instance.name} hour in US East "
-        f"(N. Virginia), as of {costs.PRICE_DATE}",
+        f"(N. Virginia); the rehearsal's copy ({costs.PRICE_DATE})",
         "appliesTo": [],
         "rateCode": rate,
         "pricePerUnit": {"USD": f"{instance.price_per_hour:.10f}"},

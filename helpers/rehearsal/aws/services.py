@@ -123,6 +123,10 @@ class Services:
         if "smithy-protocol" in request.headers:  # moto 5.2 does not speak CBOR (its issue 9195)
             message = "The rehearsal AWS speaks JSON and Query here: choose one of them."
             return _error(request, 415, "UnsupportedProtocol", message)
+        if service == "monitoring" and b"ExtendedStatistics" in request.body:
+            # moto leaves them out without a word.
+            message = "The rehearsal AWS has percentiles in GetMetricData only, e.g. Stat=p99."
+            return _error(request, 400, "InvalidParameterCombination", message)
         return await asyncio.wrap_future(self.submit(request))
 
     def submit(self, request: Request) -> Future[Answer]:

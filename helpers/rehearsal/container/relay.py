@@ -1,10 +1,10 @@
 """A backend's answer in a container's words."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from helpers.clock import Clock
 from helpers.messages import Chunk, Usage
 from helpers.rehearsal.container import wire
 from helpers.rehearsal.container.backend import Backend, BackendFailed
@@ -25,6 +25,7 @@ class Relay:
         answer: How the container writes its answer; the counts are the backend's.
         give: Gives a whole answer.
         begin: Begins a streamed one; it is told what says when the stream was last heard.
+        clock: AWS time, for what the answer says of its own age.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Relay:
         *,
         give: Callable[[bytes], None],
         begin: Callable[[Callable[[], float]], Outlet],
+        clock: Clock,
     ):
         self._backend = backend
         self._call = call
         self._answer = answer
         self._give = give
         self._begin = begin
+        self._clock = clock
         self._lines = wire.ChatStream(answer)
         self._outlet: Outlet | None = None
         self._text: list[str] = []
@@ -75,7 +78,7 @@ class Relay:
         if self._outlet is None:
             self._text.append(chunk.text)
             return
-        created = _created()
+        created = self._created()
         if call.tokens == 1:
             call.first_s = call.now_s()
             for line in self._lines.opening(created):
@@ -83,7 +86,7 @@ class Relay:
         self._outlet.send(self._lines.token(created, _piece(chunk.text)))
 
     def _end(self, finish: str, usage: Usage | None) -> None:
-        call, created = self._call, _created()
+        call, created = self._call, self._created()
         call.finish, call.last_s = finish, call.now_s()
         if usage:
             call.prompt_tokens = usage.prompt_tokens or call.prompt_tokens
@@ -97,6 +100,9 @@ class Relay:
         last = self._lines.last(created, None if finish == "eos" else b'""', finish)
         self._outlet.close([last, *self._lines.closing(created)])
 
+    def _created(self) -> bytes:
+        return str(int(self._clock.time())).encode()
+
     def _fail(self, error: BackendFailed) -> None:
         self._call.status = error.status
         if self._outlet is None:
@@ -104,10 +110,6 @@ class Relay:
         dialect = self._answer.dialect
         self._call.finish_as("failed")
         self._outlet.close([wire.error_line(dialect, error.status, error.message, "generation")])
-
-
-def _created() -> bytes:
-    return str(int(time.time())).encode()
 
 
 def _piece(text: str) -> bytes:

@@ -224,6 +224,7 @@ class Runtime:
             self._wording(call, 0),
             give=partial(self._give, call),
             begin=partial(self._begin, call),
+            clock=self._clock,
         )
         task = asyncio.ensure_future(relay.run())
         task.add_done_callback(partial(_pass_on, call))
