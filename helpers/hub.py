@@ -11,7 +11,10 @@ HUB_URL = "https://huggingface.co"
 _SECRET_NAME = re.compile(
     r"TOKEN(?![A-Z])|SECRET|PASSWORD|CREDENTIAL|(API|ACCESS)_?KEY|(^|_)KEY$", re.IGNORECASE
 )
-_TOKEN = re.compile(r"\bhf_\w{8,}")
+# Real ones have 34 letters and digits, no underscore: hf_delete_endpoint is a name. What precedes
+# does not matter: it is a letter in JSON's "\nhf_…", a digit in a URL's "%20hf_…".
+TOKEN = "hf_[A-Za-z0-9]{8,}"
+_TOKEN = re.compile(TOKEN)
 
 
 def is_secret(name: str) -> bool:

@@ -170,13 +170,12 @@ class Session:
         from helpers.rehearsal import launch
 
         url = self.boto.endpoint_url
-        before = launch.faults(url)
-        launch.put_faults(url, {**before, name: options})
         try:
+            launch.put_fault(url, name, options)
             yield
         finally:
             with contextlib.suppress(RehearsalError):  # it has ended, and its faults with it
-                launch.put_faults(url, before)
+                launch.end_fault(url, name)
 
     def versions(self) -> pd.DataFrame:
         """Versions of Python and of the packages that matter."""

@@ -6,6 +6,7 @@ import urllib.request
 
 import deployed
 import pytest
+from botocore.exceptions import ClientError
 
 from helpers import endpoint, errors, messages
 from helpers.rehearsal.faults import FAULTS
@@ -78,6 +79,25 @@ def test_expired_credentials_say_to_sign_in_again(session):
             endpoint.look(session, deployed.NAME)
     assert seen.value.kind == "credentials"
     assert endpoint.look(session, deployed.NAME).status == "InService"
+
+
+@pytest.mark.parametrize(
+    ("service", "call", "expired", "throttled"),
+    [
+        ("sts", "get_caller_identity", "ExpiredToken", "Throttling"),
+        ("s3", "list_buckets", "ExpiredToken", "SlowDown"),
+        ("sagemaker", "list_models", "ExpiredTokenException", "ThrottlingException"),
+    ],
+)
+def test_each_service_has_its_own_word_for_it(session, service, call, expired, throttled):
+    client = session.client(service, retries={"total_max_attempts": 1})
+    for name, options, code in (
+        ("expired-credentials", {}, expired),
+        ("throttling", {"every": 1}, throttled),
+    ):
+        with session.fault(name, **options), pytest.raises(ClientError) as seen:
+            getattr(client, call)()
+        assert seen.value.response["Error"]["Code"] == code
 
 
 def test_a_model_error_carries_the_containers_status_and_words(session, whole):
@@ -169,7 +189,17 @@ def test_a_fault_that_does_not_exist_changes_nothing(session, body, words):
     assert set(ask(session, "DELETE")[1]["active"]) == set()
 
 
-def test_a_block_leaves_the_faults_as_they_were(session):
+def test_overlapping_blocks_end_their_own_faults_only(session):
+    one, other = session.fault("stall"), session.fault("throttling", every=9)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert set(ask(session, "GET")[1]["active"]) == {"throttling"}
+    other.__exit__(None, None, None)
+    assert ask(session, "GET")[1]["active"] == {}
+
+
+def test_a_block_leaves_the_other_faults_as_they_were(session):
     ask(session, "PUT", {"stall": {"seconds": 0}})
     with pytest.raises(ZeroDivisionError), session.fault("throttling", every=7):
         assert set(ask(session, "GET")[1]["active"]) == {"stall", "throttling"}

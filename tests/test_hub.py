@@ -143,3 +143,15 @@ def test_names_of_no_secrets(name):
 
 def test_a_text_loses_given_secrets_and_whatever_looks_like_a_token():
     assert hub.redact(f"x {TOKEN} y sesame", "sesame", None) == "x *** y ***"
+
+
+@pytest.mark.parametrize("before", ["", "my_", "x", "1", "_", "=", "\\n", "%3D", "'"])
+def test_a_token_is_found_after_anything(before):
+    assert hub.redact(f"{before}{TOKEN}' y") == f"{before}***' y"
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_delete_endpoint", "hf_model_id", "HF_TOKENIZER", "hf_1234567"]
+)
+def test_names_are_no_tokens(text):
+    assert hub.redact(text) == text

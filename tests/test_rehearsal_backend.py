@@ -1,10 +1,12 @@
 """A real server behind the rehearsal: what is taken over, and what stays the container's."""
 
 import contextlib
+import itertools
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from invoking import (
@@ -69,7 +71,8 @@ class Model:
                 self.end_headers()
                 with contextlib.suppress(ConnectionError):
                     for chunk in model.chunks:
-                        self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+                        data = chunk if isinstance(chunk, bytes) else json.dumps(chunk).encode()
+                        self.wfile.write(b"data: " + data + b"\n\n")
                         self.wfile.flush()
                         time.sleep(model.pause_s)
                     if model.ends:
@@ -236,14 +239,92 @@ def test_what_is_no_json_is_an_error_too(client, model):
     assert "not a JSON object" in last["error"]
 
 
+@pytest.mark.parametrize("chunks", [[], [piece("Hel")]])
+def test_a_backend_that_dies_half_way_gives_no_complete_answer(client, model, chunks):
+    model.chunks, model.ends = chunks, False
+    with pytest.raises(client.exceptions.ModelError, match="ended before") as error:
+        invoke(client, "llama", asked())
+    assert error.value.response["OriginalStatusCode"] == 500
+    *said, last = chunks_of(b"".join(parts(client, "llama", asked(stream=True))))
+    assert len(said) == len(chunks)
+    assert last["error_type"] == "generation"
+    assert "ended before" in last["error"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_record_of_a_backend_that_dies_says_failed(model, streamed):
+    model.chunks, model.ends = [piece("Hel")], False
+    truth = []
+    with Local(
+        speed=1, backend=Backend(model.url), truth=SimpleNamespace(write=truth.append)
+    ) as at:
+        client = at.client()
+        with contextlib.suppress(client.exceptions.ModelError):
+            parts(client, "llama", asked(stream=streamed))
+        client.close()
+    assert [(record["outcome"], record["finish"]) for record in truth] == [("failed", None)]
+
+
+def test_json_without_a_bottom_is_an_error(client, model):
+    model.chunks = [b"[" * 100_000]
+    with pytest.raises(client.exceptions.ModelError, match="nested too deeply"):
+        invoke(client, "llama", asked())
+
+
+def test_an_end_mark_alone_is_an_end(client, model):
+    model.chunks = [piece("Hel")]
+    assert whole(client, "llama", asked())["choices"][0]["finish_reason"] == "eos_token"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_backend_that_does_not_stop_is_stopped(client, model, streamed):
+    model.chunks = itertools.repeat(piece("x"))
+    if streamed:
+        chunks = chunks_of(b"".join(parts(client, "llama", asked(stream=True))))
+        text, choice = content(chunks), chunks[-1]["choices"][0]
+    else:
+        (choice,) = whole(client, "llama", asked())["choices"]
+        text = choice["message"]["content"]
+    assert (text, choice["finish_reason"]) == ("x" * 20, "length")
+
+
+@pytest.mark.parametrize("odd", ["x", -1, 1.5, True, [1], {"a": 1}, None])
+def test_counts_that_are_none_are_not_taken(client, model, odd):
+    usage = {"prompt_tokens": odd, "completion_tokens": odd}
+    model.chunks = [piece("a"), piece("b", "stop"), {"choices": [], "usage": usage}]
+    told = whole(client, "tgi3", asked())["usage"]
+    assert told["completion_tokens"] == 2
+    assert told["prompt_tokens"] > 10
+
+
+@pytest.mark.parametrize("odd", [["stop"], {"a": 1}, 7, True])
+def test_a_finish_reason_that_is_no_word_is_an_end(client, model, odd):
+    model.chunks = [piece("a", odd)]
+    assert whole(client, "tgi3", asked())["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("odd", ["x", 99, 1.5, True, None])
+def test_an_error_with_an_odd_status_is_an_error(client, model, odd):
+    model.chunks = [{"error": {"message": "it broke \ud83d", "http_status_code": odd}}]
+    with pytest.raises(client.exceptions.ModelError, match="it broke") as error:
+        invoke(client, "llama", asked())
+    assert error.value.response["OriginalStatusCode"] == 500
+
+
+def test_the_newer_name_of_max_tokens_does_not_reach_the_backend(client, model):
+    whole(client, "llama", asked(max_completion_tokens=3))
+    assert "max_completion_tokens" not in model.asked[-1]
+
+
 def test_half_a_character_breaks_no_line(client, model):
     model.chunks = [piece("a\ud83d"), piece("b", "stop")]
+    assert whole(client, "llama", asked())["choices"][0]["message"]["content"] == "a?b"
     assert content(chunks_of(b"".join(parts(client, "llama", asked(stream=True))))) == "a?b"
 
 
 def test_who_leaves_is_left_by_the_backend(client, local, model):
     model.chunks, model.pause_s = [piece("x")] * 200, 0.01
-    events = stream(client, "busy", asked(stream=True))
+    events = stream(client, "busy", asked(stream=True, max_tokens=200))
     next(iter(events))
     with pytest.raises(client.exceptions.ModelError, match="overloaded"):
         invoke(client, "busy", asked())

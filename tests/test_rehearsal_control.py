@@ -29,7 +29,7 @@ from small_aws import (
     without_metadata,
 )
 
-from helpers import messages
+from helpers import contracts, messages, recipes
 from helpers.rehearsal import hub, launch, routes
 from helpers.rehearsal.aws import services, shapes, startup
 from helpers.rehearsal.server import Server
@@ -146,15 +146,50 @@ def test_regions_do_not_see_each_other(sagemaker, world):
     ("request_", "words"),
     [
         ({"ExecutionRoleArn": ROLE}, "exactly one PrimaryContainer"),
-        ({"ExecutionRoleArn": ROLE, "Containers": [{"Image": "i"}]}, "exactly one"),
+        ({"ExecutionRoleArn": ROLE, "Containers": [{"Image": image()}]}, "exactly one"),
         ({"ExecutionRoleArn": ROLE, "PrimaryContainer": {}}, "needs the PrimaryContainer's Image"),
-        ({"PrimaryContainer": {"Image": "i"}}, "Execution role is required"),
+        ({"PrimaryContainer": {"Image": image()}}, "Execution role is required"),
     ],
 )
 def test_a_model_needs_a_container_and_a_role(sagemaker, request_, words):
     with pytest.raises(ClientError, match=words):
         sagemaker.create_model(ModelName="m", **request_)
     assert sagemaker.list_models()["Models"] == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ubuntu:latest",
+        "public.ecr.aws/docker/library/ubuntu:latest",
+        "1.dkr.ecr/x:latest",
+        "evil.example/123456789012.dkr.ecr.us-east-1.amazonaws.com/x:1",
+    ],
+)
+def test_an_image_outside_ecr_is_refused_in_awss_words(sagemaker, address):
+    container = {"Image": address}
+    with pytest.raises(ClientError) as error:
+        sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
+    assert error.value.response["Error"] == {
+        "Code": "ValidationException",
+        "Message": f'Using non-ECR image "{address}" without Vpc repository access mode is not '
+        "supported.",
+    }
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "123456789012.dkr.ecr.eu-west-3.amazonaws.com/a/b:1",
+        "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com/a@sha256:" + "0" * 64,
+        "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/a",
+        "123456789012.dkr-ecr.us-east-1.on.aws/a:1",
+    ],
+)
+def test_every_private_registry_is_ecr(sagemaker, address):
+    container = {"Image": address}
+    sagemaker.create_model(ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer=container)
+    assert sagemaker.describe_model(ModelName="m")["PrimaryContainer"]["Image"] == address
 
 
 @pytest.mark.parametrize("member", ["ModelName", "InstanceType", "InitialInstanceCount"])
@@ -280,14 +315,15 @@ def test_without_a_time_out_of_its_own_a_70b_model_does_not_come_up(sagemaker, w
 
 
 def test_an_image_the_rehearsal_does_not_know_ends_as_failed(sagemaker, world):
+    foreign = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mine:latest"
     sagemaker.create_model(
-        ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": "1.dkr.ecr/x:latest"}
+        ModelName="m", ExecutionRoleArn=ROLE, PrimaryContainer={"Image": foreign}
     )
     create_config(sagemaker)
     sagemaker.create_endpoint(EndpointName="foreign", EndpointConfigName="c")
     world.clock.now_s += 3600
     assert status_of(sagemaker, "foreign") == "Failed"
-    assert "1.dkr.ecr/x:latest" in world.container_log("foreign")[-1]["message"]
+    assert "mine is not a Hugging Face Neuron" in world.container_log("foreign")[-1]["message"]
 
 
 def test_an_instance_that_nothing_can_be_timed_on_ends_as_failed(sagemaker, world):
@@ -504,13 +540,13 @@ VARIANT = {
             {
                 "ModelName": "m",
                 "ExecutionRoleArn": ROLE,
-                "PrimaryContainer": {"Image": "i", "Environment": {"HF_TOKEN": "s3cret" * 300}},
+                "PrimaryContainer": {"Image": image(), "Environment": {"HF_TOKEN": "s3cret" * 300}},
             },
             "'primaryContainer.environment.HF_TOKEN'",
         ),
         (
             "CreateModel",
-            {"ModelName": "m", "ExecutionRoleArn": "me", "PrimaryContainer": {"Image": "i"}},
+            {"ModelName": "m", "ExecutionRoleArn": "me", "PrimaryContainer": {"Image": image()}},
             "Value 'me' at 'executionRoleArn'",
         ),
     ],
@@ -848,3 +884,74 @@ def test_a_weight_is_told_from_a_models_name():
     assert startup.weights_of("meta-llama/Llama-3.1-8B") == pytest.approx(16.06)
     assert startup.weights_of("a/some-3.5B-chat") == 7
     assert startup.weights_of("a/without-size") == 16
+
+
+# --- the plan of a start
+
+
+def plan(recipe, **options):
+    contract = recipe.contract
+    repository = contracts.REPOSITORIES[recipe.framework]
+    return startup.plan(
+        f"763104351884.dkr.ecr.us-east-1.amazonaws.com/{repository}:{contract.tag}",
+        {**recipe.env, "HF_TOKEN": "hf_of_nobody"},
+        **{
+            "variant": "AllTraffic",
+            "instance_type": recipe.instance_type,
+            "health_check_timeout_s": recipe.health_check_timeout_s,
+            "volume_gb": recipe.volume_gb,
+            "inference_ami": recipe.inference_ami_version,
+            **options,
+        },
+    )
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("more", [{}, {"volume_gb": None}])
+def test_every_recipe_comes_up_with_its_own_volume_or_with_sagemakers(name, more):
+    planned = plan(recipes.get(name), **more)
+    assert planned.failure_reason is None
+    assert not any("Neuron driver" in line for _, line in planned.log)
+
+
+@pytest.mark.parametrize(
+    ("name", "volume_gb", "holds"),
+    [
+        ("llama-3-70b", 283, True),
+        ("llama-3-70b", 282, False),  # keeps a second copy
+        ("llama-3-70b-tgi-0.0.28", 142, True),
+        ("llama-3-70b-tgi-0.0.28", 141, False),
+        ("llama-3.3-70b-vllm", 30, False),
+    ],
+)
+def test_weights_that_do_not_fit_on_the_volume_end_the_start(name, volume_gb, holds):
+    recipe = recipes.get(name)
+    planned = plan(recipe, volume_gb=volume_gb)
+    assert (planned.failure_reason is None) == holds
+    assert any("No space left on device" in line for _, line in planned.log) != holds
+    if not holds:
+        assert planned.failure_reason == PING
+        assert planned.duration_s == startup.INSTANCE_S + recipe.health_check_timeout_s
+        assert not any("Loading" in line for _, line in planned.log)
+
+
+def test_a_volume_that_is_too_small_ends_as_failed(sagemaker, world):
+    create_endpoint(sagemaker, "small", VolumeSizeInGB=200)
+    world.clock.now_s += 300 + 2400 + 1
+    assert sagemaker.describe_endpoint(EndpointName="small")["FailureReason"] == PING
+    assert world.container_log("small")[-1]["message"] == startup.NO_SPACE
+
+
+def test_an_instance_with_a_disk_of_its_own_does_not_need_the_volume():
+    recipe = recipes.get("llama-3-8b")
+    planned = plan(recipe, instance_type="ml.trn1.2xlarge", volume_gb=1)
+    assert not any("No space" in line for _, line in planned.log)
+
+
+def test_without_the_ami_of_the_guide_vllms_log_says_what_is_not_known():
+    recipe = recipes.get("llama-3.3-70b-vllm")
+    planned = plan(recipe, inference_ami=None)
+    assert planned.failure_reason is None
+    assert sum("without InferenceAmiVersion" in line for _, line in planned.log) == 1
+    old = plan(recipes.get("llama-3-70b"), inference_ami=None)
+    assert not any("InferenceAmiVersion" in line for _, line in old.log)

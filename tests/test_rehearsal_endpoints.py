@@ -1,5 +1,7 @@
 """Endpoints that are updated, scaled, rolled back and deleted, asked by boto3 over HTTP."""
 
+import base64
+
 import pytest
 from botocore.exceptions import ClientError
 from small_aws import (
@@ -100,6 +102,72 @@ def test_a_weight_changes_without_a_new_machine(sagemaker, world):
     world.clock.now_s += endpoints.SCALE_IN_S + 1
     (variant,) = sagemaker.describe_endpoint(EndpointName="e")["ProductionVariants"]
     assert (variant["CurrentWeight"], variant["DesiredWeight"]) == (0.25, 0.25)
+
+
+def create_pair(client, **counts):
+    """An endpoint `pair` with two variants of one instance type, each with its own model."""
+    for name in counts:
+        create_model(client, name)
+    variant = {"InstanceType": "ml.inf2.48xlarge"}
+    variant["ContainerStartupHealthCheckTimeoutInSeconds"] = 2400
+    client.create_endpoint_config(
+        EndpointConfigName="pair",
+        ProductionVariants=[
+            {"VariantName": name, "ModelName": name, "InitialInstanceCount": count, **variant}
+            for name, count in counts.items()
+        ],
+    )
+    client.create_endpoint(EndpointName="pair", EndpointConfigName="pair")
+
+
+def scale_pair(client, **counts):
+    wanted = [{"VariantName": name, "DesiredInstanceCount": n} for name, n in counts.items()]
+    client.update_endpoint_weights_and_capacities(
+        EndpointName="pair", DesiredWeightsAndCapacities=wanted
+    )
+
+
+def test_replicas_that_move_to_another_variant_start_there(sagemaker, world):
+    create_pair(sagemaker, a=3, b=1)
+    world.clock.now_s += IN_SERVICE_S
+    scale_pair(sagemaker, a=1, b=3)
+    world.clock.now_s += 1800  # 70B takes 31 minutes
+    assert status_of(sagemaker, "pair") == "Updating"
+    world.clock.now_s += 120
+    assert status_of(sagemaker, "pair") == "InService"
+    logs = world.client("logs")
+    streams = logs.describe_log_streams(logGroupName="/aws/sagemaker/Endpoints/pair")["logStreams"]
+    names = sorted(one["logStreamName"].partition("/")[0] for one in streams)
+    assert names == ["a"] * 3 + ["b"] * 3
+
+
+def test_only_variants_that_grow_are_started(sagemaker, world, monkeypatch):
+    create_pair(sagemaker, a=1, b=1, c=2)
+    world.clock.now_s += IN_SERVICE_S
+    planned = []
+
+    def plan(image, env, *, variant, **more):
+        planned.append(variant)
+        return startup.Startup(400.0, None, ())
+
+    monkeypatch.setattr(startup, "plan", plan)
+    scale_pair(sagemaker, b=2, c=1)
+    world.clock.now_s += 401
+    assert (planned, status_of(sagemaker, "pair")) == (["b"], "InService")
+
+
+def test_volume_and_ami_of_a_variant_decide_about_its_start(sagemaker, world, monkeypatch):
+    planned = []
+
+    def plan(image, env, **more):
+        planned.append((more["volume_gb"], more["inference_ami"]))
+        return startup.Startup(400.0, None, ())
+
+    monkeypatch.setattr(startup, "plan", plan)
+    ami = "al2-ami-sagemaker-inference-neuron-2"
+    create_endpoint(sagemaker, "f", VolumeSizeInGB=256, InferenceAmiVersion=ami)
+    create_endpoint(sagemaker, "g")
+    assert planned == [(256, ami), (None, None)]
 
 
 def test_an_endpoint_that_is_being_changed_cannot_be_changed_or_deleted(sagemaker, world):
@@ -273,7 +341,54 @@ def test_a_container_that_never_answers_fails_when_its_time_is_up(sagemaker, wor
     assert world.container_log("silent")[-1]["message"].startswith("Loading the compiled model")
 
 
+# --- lists and tags
+
+
+def test_a_page_token_is_good_for_its_own_list_only(sagemaker, world):
+    for name in ("one", "two", "three"):
+        create_model(sagemaker, name)
+        create_config(sagemaker, f"{name}-c", name)
+    token = sagemaker.list_models(MaxResults=1)["NextToken"]
+    assert sagemaker.list_models(MaxResults=2, NextToken=token)["Models"]
+    forged = base64.b64encode(base64.b64decode(token)[12:]).decode()
+    wrong = ("ValidationException", "The NextToken is not one that this operation gave out.")
+    west = world.client("sagemaker", "us-west-2")
+    for call, given in (
+        (sagemaker.list_endpoint_configs, {"NextToken": token}),
+        (sagemaker.list_models, {"NextToken": token, "NameContains": "o"}),
+        (sagemaker.list_models, {"NextToken": token, "SortBy": "Name"}),
+        (sagemaker.list_models, {"NextToken": forged}),
+        (sagemaker.list_models, {"NextToken": token[:-4]}),
+        (sagemaker.list_models, {"NextToken": "QQ=="}),
+        (sagemaker.list_models, {"NextToken": "é"}),
+        (sagemaker.list_tags, {"NextToken": token, "ResourceArn": f"{ARN}:endpoint/e"}),
+        (west.list_models, {"NextToken": token}),
+    ):
+        assert refusal(call, **given) == wrong
+
+
+@pytest.mark.parametrize("key", ["aws:cloudformation:stack-name", "AWS:mine", "aWs:"])
+def test_tags_that_are_awss_own_are_refused(sagemaker, key):
+    arn = f"{ARN}:endpoint/e"
+    tags = [{"Key": "awsome", "Value": "v"}, {"Key": key, "Value": "v"}]
+    code, message = refusal(sagemaker.add_tags, ResourceArn=arn, Tags=tags)
+    assert (code, key in message) == ("ValidationException", True)
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []
+    new = {"EndpointName": "f", "EndpointConfigName": "e-c", "Tags": tags}
+    assert refusal(sagemaker.create_endpoint, **new)[0] == "ValidationException"
+    sagemaker.add_tags(ResourceArn=arn, Tags=tags[:1])
+
+
 # --- state
+
+
+def test_a_state_file_from_before_volume_and_ami_restores(sagemaker, world):
+    dumped = world.control.endpoints.dump()
+    for life in dumped.values():
+        for variant in life["fleet"]["variants"]:
+            del variant["volume_gb"], variant["inference_ami"]
+    world.control.endpoints.restore(dumped)
+    assert counts(sagemaker) == (1, 1)
 
 
 def test_everything_is_there_again_after_a_restart(sagemaker, world):

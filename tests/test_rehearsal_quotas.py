@@ -116,8 +116,25 @@ def test_a_list_can_be_of_one_quota(client):
 
 
 def test_a_token_of_ones_own_is_refused(client):
-    code, _ = refusal(client.list_service_quotas, ServiceCode="sagemaker", NextToken="abc")
-    assert code == "InvalidPaginationTokenException"
+    for token in ("abc", "QQ=="):
+        for call, more in (
+            (client.list_service_quotas, {"ServiceCode": "sagemaker"}),
+            (client.list_requested_service_quota_change_history, {}),
+            (client.list_services, {}),
+        ):
+            assert refusal(call, NextToken=token, **more)[0] == "InvalidPaginationTokenException"
+
+
+def test_a_token_of_another_list_is_refused(client):
+    sagemaker = {"ServiceCode": "sagemaker"}
+    token = client.list_service_quotas(MaxResults=1, **sagemaker)["NextToken"]
+    assert client.list_service_quotas(NextToken=token, **sagemaker)["Quotas"]
+    for call, given in (
+        (client.list_aws_default_service_quotas, sagemaker),
+        (client.list_service_quotas, QUOTA),
+    ):
+        code, _ = refusal(call, NextToken=token, **given)
+        assert code == "InvalidPaginationTokenException"
 
 
 @pytest.mark.parametrize("quota", [{"QuotaCode": "L-00000000"}, {"ServiceCode": "ec2"}])
@@ -325,6 +342,8 @@ def test_an_unknown_attribute_format_or_token_is_refused(prices):
         ("NotFoundException", prices.get_attribute_values, {"AttributeName": "colour"}),
         ("InvalidParameterException", prices.get_products, {"FormatVersion": "aws_v2"}),
         ("InvalidNextTokenException", prices.get_products, {"NextToken": "?"}),
+        ("InvalidNextTokenException", prices.get_products, {"NextToken": "AAAA"}),
+        ("InvalidNextTokenException", prices.describe_services, {"NextToken": "AAAA"}),
     ):
         assert refusal(call, **sagemaker, **more)[0] == code
 

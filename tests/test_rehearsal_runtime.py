@@ -187,7 +187,57 @@ def test_tgi_3_needs_no_model_and_takes_what_is_left_of_the_budget(client):
 
 def test_tgi_3_tells_inputs_and_messages_apart_by_shape(client):
     assert whole(client, "tgi3", {"inputs": "Hello"})[0]["generated_text"]
-    assert "untagged enum" in refusal(client, "tgi3", {"prompt": "Hello"})["OriginalMessage"]
+    assert "untagged enum" in refusal(client, "tgi3", {"question": "?"})["OriginalMessage"]
+
+
+@pytest.mark.parametrize(
+    ("name", "who", "type_"), [("tgi3", "TGI 3", "validation"), ("vllm", "vLLM", "BadRequestError")]
+)
+def test_a_completion_is_refused_in_the_rehearsals_own_words(client, name, who, type_):
+    told = refusal(client, name, {"prompt": "Hello", "model": MODEL})
+    assert told["OriginalStatusCode"] == 422
+    assert f"rehearsal: completions (prompt) are not offered here, {who}" in told["OriginalMessage"]
+    assert type_ in told["OriginalMessage"]
+    assert whole(client, name, asked(model=MODEL, prompt="ignored"))["choices"]
+
+
+@pytest.mark.parametrize("stop", ["e", ["never said", "e"]])
+def test_vllm_takes_one_stop_text_or_a_list(client, stop):
+    told = whole(client, "vllm", asked(model=MODEL, stop=stop, max_tokens=60))
+    assert told["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_stop_text_that_is_none_is_refused(client):
+    assert "stop" in refusal(client, "vllm", asked(model=MODEL, stop=3))["OriginalMessage"]
+    told = refusal(client, "tgi3", asked(stop="a string"))["OriginalMessage"]
+    assert "stop: invalid type: string" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "tokens"),
+    [
+        ("vllm", {"max_completion_tokens": 7}, 7),
+        ("vllm", {"max_completion_tokens": 0}, 20),
+        ("tgi3", {"max_completion_tokens": 7}, 20),
+    ],
+)
+def test_only_vllm_knows_the_newer_name_of_max_tokens(client, name, more, tokens):
+    told = whole(client, name, asked(model=MODEL, **more))
+    assert told["usage"]["completion_tokens"] == tokens
+
+
+@pytest.mark.parametrize(("name", "value"), [("n", 2), ("logprobs", True), ("top_logprobs", 3)])
+def test_what_vllm_would_honor_is_refused_in_the_rehearsals_own_words(client, name, value):
+    told = refusal(client, "vllm", asked(model=MODEL, **{name: value}))["OriginalMessage"]
+    assert f"rehearsal: {name.removeprefix('top_')} is not offered here" in told
+    assert whole(client, "vllm", asked(model=MODEL, n=1, logprobs=False))["choices"]
+    assert whole(client, "tgi3", asked(**{name: value}))["choices"]
+
+
+@pytest.mark.parametrize("name", ["llama", "tgi211", "tgi3"])
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+def test_a_chat_of_temperature_zero_is_greedy(client, name, zero):
+    assert whole(client, name, asked(temperature=zero))["choices"]
 
 
 def test_vllm_begins_a_stream_with_the_role(client):
@@ -275,7 +325,7 @@ LONG = [{"role": "user", "content": "river " * 4050}]
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"temperature": 0}, "`temperature` must be strictly positive"),
+        ({"temperature": -0.5}, "`temperature` must be strictly positive"),
         ({"frequency_penalty": 3}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
         ({"max_tokens": 0}, "`max_new_tokens` must be strictly positive"),
         ({"stop": list("abcde")}, "`stop` supports up to 4 stop sequences. Given: 5"),
@@ -447,7 +497,7 @@ def test_the_openai_route_streams_plain_lines(local):
 
 
 def test_the_openai_route_refuses_as_the_container_does(local):
-    status, _, body = local.openai("llama", asked(temperature=0))
+    status, _, body = local.openai("llama", asked(temperature=-1))
     assert status == 422
     assert json.loads(body)["error_type"] == "validation"
 

@@ -582,6 +582,15 @@ def test_lists_come_page_by_page(world):
     assert code == "InvalidNextTokenException"
 
 
+def test_tags_that_are_awss_own_are_refused(world):
+    code, message = refusal(world.register, Tags={"Aws:x": "1"})
+    assert (code, "Aws:x" in message) == ("ValidationException", True)
+    arn = world.register(Tags={"mine": "1"})["ScalableTargetARN"]
+    code, _ = refusal(world.client.tag_resource, ResourceARN=arn, Tags={"aws:x": "1"})
+    assert code == "ValidationException"
+    assert world.client.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"mine": "1"}
+
+
 def test_other_namespaces_have_nothing(world):
     world.register()
     assert world.client.describe_scalable_targets(ServiceNamespace="ecs")["ScalableTargets"] == []
@@ -702,6 +711,34 @@ def test_replicas_that_never_come_leave_an_unfulfilled_activity(world):
     world.wait(endpoints.NO_CAPACITY_S + 60)
     assert world.counts() == (1, 1)
     assert world.story() == [("instance count to 3.", "Unfulfilled")]
+
+
+def test_an_activity_ends_though_its_target_was_deregistered(world):
+    world.register(2)
+    world.client.deregister_scalable_target(**VARIANT)
+    assert world.story() == [("instance count to 2.", "InProgress")]
+    world.restart()
+    world.wait(LOADING_S)
+    assert world.story() == [("instance count to 2.", "Successful")]
+
+
+def test_an_activity_has_ended_before_its_endpoint_was_deleted(world):
+    world.register(2)
+    world.clock.now_s += LOADING_S  # nobody looks meanwhile
+    world.sagemaker.delete_endpoint(EndpointName="e")
+    world.wait(endpoints.DELETING_S + 60)
+    (activity,) = world.activities()
+    assert activity["StatusCode"] == "Successful"
+    assert activity["StartTime"] < activity["EndTime"] < moment(START + LOADING_S)
+
+
+def test_state_that_names_the_activity_under_way_restores(world):
+    world.register(2)
+    dumped = world.scaling.dump()
+    dumped["targets"][0]["activity"] = dumped["activities"][0]["ActivityId"]
+    world.scaling.restore(json.loads(json.dumps(dumped)))
+    world.wait(LOADING_S)
+    assert world.story() == [("instance count to 2.", "Successful")]
 
 
 def test_scaling_that_is_suspended_does_nothing(world):

@@ -1,6 +1,7 @@
 """What moto plays in rehearsal, and what is laid over it: a memory, schedules that happen."""
 
 import asyncio
+import base64
 import json
 import os
 import stat
@@ -22,10 +23,13 @@ from helpers.rehearsal import signature
 from helpers.rehearsal.aws import awsjson, services, writeahead
 from helpers.rehearsal.aws.crontab import Cron
 from helpers.rehearsal.aws.schedules import Schedules, first_due, next_due
+from helpers.rehearsal.hub import UNGRANTED_TOKEN
 from helpers.rehearsal.server import Request, Server
+from helpers.rehearsal.state import KEPT_TOKEN
 from helpers.rehearsal.timeline import Timeline
 
 ACCOUNT = awsjson.ACCOUNT
+TOKEN = f"hf_{'AbCdEfGhIjKlMnOpQ' * 2}"
 ORIGIN = 1_790_000_000.0  # 2026-09-21T14:13:20Z
 DELETE = "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 
@@ -205,19 +209,22 @@ def test_keys_that_were_given_out_still_open_after_a_restart(town):
         iam.get_user(UserName="u")
 
 
-def test_logs_and_metrics_survive_a_restart(town):
+def test_logs_survive_a_restart_and_metrics_do_not(town):
     at_s = ORIGIN + 86400  # AWS time runs ahead
     lines = [(at_s, "one"), (at_s + 1.5, "two")]
     town.services.write("/aws/sagemaker/Endpoints/e", "AllTraffic/i-1", lines, region="eu-west-1")
+    size = town.journal.stat().st_size if statistics(town, "eu-west-1", at_s) == [] else None
     put_metrics(town, "eu-west-1", [(at_s, 1.0), (at_s + 60, 3.0)])
+    assert statistics(town, "eu-west-1", at_s) == [(at_s, 1.0), (at_s + 60, 3.0)]
+    assert town.journal.stat().st_size == size
     for _ in range(2):
         logs = town.client("logs", "eu-west-1")
         events = logs.get_log_events(
             logGroupName="/aws/sagemaker/Endpoints/e", logStreamName="AllTraffic/i-1"
         )["events"]
         assert [(one["timestamp"] / 1000, one["message"]) for one in events] == lines
-        assert statistics(town, "eu-west-1", at_s) == [(at_s, 1.0), (at_s + 60, 3.0)]
         town.restart()
+        assert statistics(town, "eu-west-1", at_s) == []
 
 
 def test_a_journal_holds_no_signature_no_token_and_is_for_its_owner_only(town):
@@ -236,6 +243,52 @@ def test_a_journal_holds_no_signature_no_token_and_is_for_its_owner_only(town):
     for secret in (services.SECRET_KEY, services.SESSION_TOKEN, "Signature", "secret=1", "AWS4-"):
         assert secret not in text
     assert stat.S_IMODE(town.journal.stat().st_mode) == 0o600
+
+
+def test_a_journal_holds_no_token_of_the_hubs_and_can_be_carried_out(town, role, caplog):
+    s3 = town.client("s3")
+    s3.create_bucket(Bucket="bucket")
+    of = {"Bucket": "bucket", "Key": f"runs/my_{TOKEN}/env"}
+    body = f'{{"log": "a\\n{TOKEN}", "HF_TOKEN": "{TOKEN}", "own": "{UNGRANTED_TOKEN}"}}'
+    s3.put_object(**of, Body=body.encode(), Metadata={"of": TOKEN}, Tagging=f"of={TOKEN}")
+    source = {"Bucket": "bucket", "Key": of["Key"]}
+    s3.copy_object(Bucket="bucket", Key="copy", CopySource=source)
+    s3.delete_objects(Bucket="bucket", Delete={"Objects": [{"Key": of["Key"]}]})
+    chunked = {"host": "127.0.0.1", "x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"}
+    data = f"{len(body):x}\r\n{body}\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n".encode()
+    chunked |= {"x-amz-sdk-checksum-algorithm": "CRC32", "content-encoding": "aws-chunked"}
+    scope = f"{services.ACCESS_KEY}/20260921/us-east-1/s3/aws4_request"
+    chunked |= {"authorization": f"AWS4-HMAC-SHA256 Credential={scope}, Signature=0"}
+    request = Request("PUT", "/bucket/chunked", "", chunked, data)
+    assert asyncio.run(town.services.answer(request)).status == 200
+    town.client("iam").create_user(UserName="u", Tags=[{"Key": "k", "Value": f"a {TOKEN}"}])
+    town.services.write("g", "s", [(ORIGIN, f"error: invalid value '{TOKEN}'")], region="us-east-1")
+    town.client("logs").put_log_events(
+        logGroupName="g",
+        logStreamName="s",
+        logEvents=[{"timestamp": int(time.time() * 1000), "message": f"a\n{TOKEN}"}],
+    )
+    create(town, role, at(60), Description=f"of {TOKEN}")
+    town.clock.now_s += 3600  # the schedule is due while the server is down
+    town.restart()
+    kept = services.without_tokens(TOKEN.encode()).decode()
+    assert len(kept) == len(TOKEN) and kept.startswith(KEPT_TOKEN)
+    s3 = town.client("s3")
+    for key in ("copy", "chunked"):
+        answer = s3.get_object(Bucket="bucket", Key=key)
+        assert answer["Body"].read().decode() == body.replace(TOKEN, kept)
+    assert s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 2
+    journal = town.journal.read_text()
+    bodies = [
+        base64.b64decode(given_["body"]).decode("latin-1")
+        for line in journal.splitlines()
+        for given_ in json.loads(line)["given"]
+        if isinstance(given_, dict)
+    ]
+    assert TOKEN not in journal + "".join(bodies)
+    town.let(0)
+    assert len(town.sagemaker.asked) == 1
+    assert "failed after a restart" not in caplog.text
 
 
 def test_what_only_asks_is_not_kept(town):
@@ -309,9 +362,36 @@ def test_a_full_disk_tears_no_line(tmp_path, caplog, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         journal.append({"number": 2})
-    journal.append({"number": 3})
-    assert (tmp_path / "j").read_text() == '{"number":1}\n'
+        journal.append({"number": 3})
+        assert (tmp_path / "j").read_text() == '{"number":1}\n'
+    journal.append({"number": 4})
+    journal.close()
+    kept = list(writeahead.WriteAhead(tmp_path / "j").replay())
+    assert kept == [{"number": number} for number in (1, 2, 3, 4)]
     assert caplog.text.count("No space left on device") == 1
+    assert "keeps changes again; 0 were lost" in caplog.text
+
+
+def test_a_full_disk_does_not_fill_the_memory(tmp_path, caplog, monkeypatch):
+    journal = writeahead.WriteAhead(tmp_path / "j", unwritten_bytes=30)
+    list(journal.replay())
+
+    def full(file, line):
+        raise OSError("No space left on device")
+
+    for outage in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            for number in range(5):
+                journal.append({"number": number})
+        journal.append({"after": outage})
+    journal.close()
+    kept = list(writeahead.WriteAhead(tmp_path / "j").replay())
+    first, second = {"number": 0}, {"number": 1}
+    assert kept == [first, second, {"after": 0}, first, second, {"after": 1}]
+    assert caplog.text.count("No space left on device") == 2
+    assert caplog.text.count("changes from now on are lost") == 2
+    assert caplog.text.count("again; 3 were lost") == 2
 
 
 def test_a_journal_that_cannot_be_opened_is_an_error(tmp_path):
@@ -610,6 +690,26 @@ def test_a_schedule_survives_a_restart_and_happens_once(town, role):
     assert len(town.sagemaker.asked) == 2
 
 
+def test_an_event_of_another_schedule_is_none_of_this_one(town, role):
+    create(town, role, at(600))
+    [(due_s, kind, data)] = town.timeline.dump()
+    town.timeline.restore([(due_s, kind, {**data, "key": ["us-east-1", "default", "other"]})])
+    town.restart()
+    town.let(600)
+    assert len(town.sagemaker.asked) == 1
+
+
+def test_a_flexible_window_with_its_length_is_taken(town, role):
+    create(
+        town,
+        role,
+        at(60),
+        FlexibleTimeWindow={"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 15},
+    )
+    town.let(60)
+    assert len(town.sagemaker.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -620,7 +720,13 @@ def test_a_schedule_survives_a_restart_and_happens_once(town, role):
         ({"expression": "rate(0 minutes)"}, "Invalid Schedule Expression rate(0 minutes)."),
         ({"expression": "rate(5 seconds)"}, "Invalid Schedule Expression rate(5 seconds)."),
         ({"expression": "cron(0 18 * * * *)"}, "Invalid Schedule Expression cron(0 18 * * * *)."),
-        ({"expression": "cron(0 18 L * ? *)"}, "Invalid Schedule Expression cron(0 18 L * ? *)."),
+        ({"expression": "cron(0 18 X * ? *)"}, "Invalid Schedule Expression cron(0 18 X * ? *)."),
+        ({"expression": "cron(0 18 L * ? *)"}, "does not offer L, W and # in cron expressions."),
+        ({"expression": "cron(0 18 15W * ? *)"}, "The rehearsal AWS does not offer L, W and #"),
+        ({"expression": "cron(0 18 ? * MON#1 *)"}, "The rehearsal AWS does not offer L, W and #"),
+        ({"expression": "cron(0 18 ? * fril *)"}, "The rehearsal AWS does not offer L, W and #"),
+        ({"expression": "cron(0 18 ? * 6L *)"}, "The rehearsal AWS does not offer L, W and #"),
+        ({"FlexibleTimeWindow": {"Mode": "FLEXIBLE"}}, "MaximumWindowInMinutes is required"),
         ({"expression": "tomorrow"}, "Invalid Schedule Expression tomorrow."),
         ({"ScheduleExpressionTimezone": "Mars/Phobos"}, "Timezone Mars/Phobos"),
         ({"target": "arn:aws:lambda:us-east-1:1:function:f"}, "has no target arn:aws:lambda"),

@@ -64,6 +64,7 @@ def test_the_file_is_for_its_owner_only_and_holds_no_token(tmp_path):
             "there": f"log line with {secret}",
             "Environment": {"HF_TOKEN": secret, "MAX_TOTAL_TOKENS": "4096", "API_KEY": "xyz"},
             "tags": [{"Key": "owner", "Value": "me"}],
+            "more tags": {"env": "prod", "Environment": "test"},
             "other": {"env": {"HF_TOKEN": hub.UNGRANTED_TOKEN}},
         },
     )
@@ -76,11 +77,23 @@ def test_the_file_is_for_its_owner_only_and_holds_no_token(tmp_path):
         "API_KEY": KEPT_TOKEN,
     }
     assert box["tags"] == [{"Key": "owner", "Value": "me"}]
+    assert box["more tags"] == {"env": "prod", "Environment": "test"}
     assert box["other"]["env"]["HF_TOKEN"] == hub.UNGRANTED_TOKEN
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 99, "aws_time": 1, "parts": {}}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"version": 1}',
+        '{"version": 99, "aws_time": 1, "parts": {}}',
+        '{"version": 1, "aws_time": NaN, "parts": {}}',
+        '{"version": 1, "aws_time": 1e300, "parts": {}}',
+    ],
 )
 def test_a_file_that_is_none_is_said_in_one_sentence_and_kept(tmp_path, text):
     (tmp_path / FILE).write_text(text)
@@ -137,6 +150,25 @@ def deploy(here, name):
     }
     sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+
+
+def test_a_success_is_on_disk_when_it_is_answered(tmp_path):
+    with rehearsing.server(tmp_path) as server:
+        here = session.open_session()
+        deploy(here, "e")
+        os.kill(server.pid, signal.SIGKILL)
+        session.leave_rehearsal()
+        again = session.open_session().client("sagemaker")
+        assert [one["EndpointName"] for one in again.list_endpoints()["Endpoints"]] == ["e"]
+
+
+def test_a_server_that_cannot_take_its_state_back_says_so_and_ends(tmp_path):
+    (tmp_path / FILE).write_text(
+        json.dumps({"version": 1, "aws_time": 1, "parts": {"control": {"catalog": 7}}})
+    )
+    with rehearsing.serving(tmp_path) as process:
+        assert process.wait(20) == 1
+    assert "cannot be read" in process.said and "--fresh" in process.said
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

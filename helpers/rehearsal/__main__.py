@@ -129,11 +129,18 @@ async def _serve(loaded: settings.Settings, options: argparse.Namespace) -> int:
     other = await asyncio.to_thread(launch.status, loaded)
     started_with = _options(options, None if other else loaded.state_dir)
     clock = started_with.state.clock(options.speed)
+    problems: list[BaseException] = []
+
+    def give_up(error: BaseException) -> None:
+        problems.append(error)
+        stopping.set()
+
     door = routes.FrontDoor(
         clock,
         stop=stopping.set,
         load=partial(routes.load, options=started_with),
         faults=started_with.faults,
+        failed=give_up,
     )
     server = Server(door)
     try:
@@ -154,7 +161,9 @@ async def _serve(loaded: settings.Settings, options: argparse.Namespace) -> int:
         await server.stop()
         door.close()
         await _close(started_with.runtime)
-    return 0
+    if problems:
+        _say(str(problems[0]))
+    return 1 if problems else 0
 
 
 def _options(given: argparse.Namespace, state_dir: Path | None) -> routes.Options:
@@ -180,10 +189,13 @@ def _options(given: argparse.Namespace, state_dir: Path | None) -> routes.Option
 
 async def _close(runtime: dict[str, Any]) -> None:
     """Let what a runtime was given write its last line and hang up."""
-    if "truth" in runtime:
-        runtime["truth"].close()
     if "backend" in runtime:
         await runtime["backend"].close()
+    if "truth" in runtime:
+        try:
+            runtime["truth"].close()
+        except OSError as error:
+            _say(f"The last records of --truth could not be written ({error.strerror}).")
 
 
 def _forget(state_dir: Path | None) -> None:

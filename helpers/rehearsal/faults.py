@@ -192,6 +192,19 @@ class Faults:
                 active[name] = _options(fault, given)
         self._active, self._asked = active, dict.fromkeys(active, 0)
 
+    def add(self, name: str, given: object) -> None:
+        """Turn one fault on, or give it other options; the others stay as they are.
+
+        Raises:
+            RehearsalError: When there is no such fault or option, or a value is out of range.
+        """
+        self._active[name] = _options(_fault(name), given)
+        self._asked[name] = 0
+
+    def remove(self, name: str) -> None:
+        """Turn one fault off; nothing happens when it is not on."""
+        self._active.pop(name, None)
+
     def active(self) -> dict[str, dict[str, float]]:
         """The active faults with all their options, fit to be `put` again."""
         return {name: dict(options) for name, options in self._active.items()}

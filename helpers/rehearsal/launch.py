@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 
@@ -155,36 +155,31 @@ def stop(settings: Settings, *, timeout_s: float = 20.0) -> bool:
     return True
 
 
-def faults(url: str) -> dict[str, Any]:
-    """The faults that are active on a server, with their options by name.
-
-    Raises:
-        RehearsalError: When it does not answer.
-    """
-    return _asked_for_faults("GET", url)["active"]
-
-
-def put_faults(url: str, wanted: Mapping[str, Any]) -> None:
-    """Replace a server's active faults (`python -m helpers.rehearsal --help` lists them).
-
-    Args:
-        url: The server's.
-        wanted: Options by name; True for the defaults.
+def put_fault(url: str, name: str, options: Mapping[str, Any]) -> None:
+    """Turn a fault on (`helpers/rehearsal/README.md` lists them); the others stay as they are.
 
     Raises:
         RehearsalError: When there is no such fault or option, or the server does not answer.
     """
-    _asked_for_faults("PUT", url, json.dumps(wanted).encode())
+    _set_fault("PUT", url, name, json.dumps(options).encode())
 
 
-def _asked_for_faults(method: str, url: str, body: bytes | None = None) -> dict[str, Any]:
+def end_fault(url: str, name: str) -> None:
+    """Turn a fault off.
+
+    Raises:
+        RehearsalError: When the server does not answer.
+    """
+    _set_fault("DELETE", url, name)
+
+
+def _set_fault(method: str, url: str, name: str, body: bytes | None = None) -> None:
     try:
-        told = json.loads(_ask(method, url, "/_rehearsal/faults", body))
+        told = json.loads(_ask(method, url, f"/_rehearsal/faults/{quote(name, safe='')}", body))
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise RehearsalError(f"The rehearsal at {url} does not answer: start it again.") from error
     if "active" not in told:
         raise RehearsalError(told["message"])
-    return told
 
 
 def register(state_dir: Path, info: ServerInfo) -> None:

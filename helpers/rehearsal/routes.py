@@ -1,7 +1,6 @@
 """The front door's map: which request goes to which part of the local AWS."""
 
 import asyncio
-import contextlib
 import gc
 import json
 import logging
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from typing import Any
 from urllib.parse import unquote
@@ -31,8 +31,16 @@ _TICK_S = 0.1  # real seconds
 _RUNTIME = re.compile(
     r"/endpoints/([^/]+)/(invocations|invocations-response-stream|openai/v1/chat/completions)"
 )
+_FAULTS = re.compile("(GET|PUT|DELETE) /faults(?:/([a-z-]+))?")
 _READS = ("Describe", "Get", "List")
-_EXPIRED = "The security token included in the request is expired"
+# What a request may ask for that no endpoint here has; else it would be dropped in silence.
+_NOT_OFFERED = (
+    "target-model",
+    "target-container-hostname",
+    "inference-component",
+    "session-id",
+    "enable-explanations",
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ class FrontDoor:
         clock: AWS time.
         stop: Called when a client asks the server to stop.
         faults: What is to go wrong, for everything that is signed.
+        failed: Called with what kept the parts from loading.
         load: Builds the parts, in a thread; requests wait for it, `/_rehearsal` does not.
     """
 
@@ -158,6 +167,7 @@ class FrontDoor:
         stop: Callable[[], None],
         load: Callable[[Clock], Parts],
         faults: Faults | None = None,
+        failed: Callable[[BaseException], None] = lambda error: None,
     ):
         self._clock = clock
         self._stop = stop
@@ -165,7 +175,7 @@ class FrontDoor:
         loop = asyncio.get_running_loop()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._parts = loop.run_in_executor(self._loader, load, clock)
-        self._parts.add_done_callback(_report)
+        self._parts.add_done_callback(partial(_report, failed))
         self._ticker = loop.create_task(self._tick())
 
     def close(self) -> None:
@@ -194,54 +204,70 @@ class FrontDoor:
 
         try:
             region = _admit(parts, request)
-            self._strike()
+            self._strike(request)
         except AwsError as error:
             response.respond(*services.refusal(request, error))
             return
         prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
-        if prefix in parts.targets:
-            response.respond(*_operate(parts, request, prefix, operation, region))
+        if request.service == "s3":  # a bucket may be called `endpoints`
+            response.respond(*await parts.services.answer(request))
+        elif prefix in parts.targets:
+            answer = _operate(parts, request, prefix, operation, region)
+            self._answer_kept(parts, response, answer, changes=not operation.startswith(_READS))
         elif request.path.startswith("/endpoints/"):
             await _invoke(parts, request, response, region)
         elif request.service == "scheduler":
-            response.respond(*await parts.schedules.answer(request))
-            parts.state.changed()
+            answer = await parts.schedules.answer(request)
+            self._answer_kept(parts, response, answer, changes=request.method != "GET")
         else:
             response.respond(*await parts.services.answer(request))
+
+    def _answer_kept(
+        self, parts: Parts, response: Response, answer: Answer, *, changes: bool
+    ) -> None:
+        """Answer when what has changed is on disk: a success survives whatever comes then."""
+        if changes and answer.status < 300:
+            parts.state.changed()
+            self._keep(parts)
+        response.respond(*answer)
 
     # --- time
 
     async def _tick(self) -> None:
         """Let happen what is due, and keep what has changed, also when nobody asks."""
-        with contextlib.suppress(Exception):  # said by `_report`
+        try:
             parts = await asyncio.shield(self._parts)
-            while True:
-                await asyncio.sleep(_TICK_S)
-                try:
-                    parts.timeline.advance()
-                except Exception:
-                    log.exception("Something that was due could not happen.")
-                self._keep(parts)
+        except Exception:  # said by `_report`
+            return
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                parts.timeline.advance()
+            except Exception:
+                log.exception("Something that was due could not happen.")
+            self._keep(parts)
 
     def _keep(self, parts: Parts, *, at_once: bool = False) -> None:
         try:
             parts.state.save(self._clock.time(), at_once=at_once)
         except OSError as error:
             log.error("The rehearsal's state could not be written: %s.", error.strerror)
+        except Exception:
+            log.exception("The rehearsal's state could not be written.")
 
     # --- faults
 
-    def _strike(self) -> None:
+    def _strike(self, request: Request) -> None:
         """Let a signed request meet the faults that are for all of them."""
         if not self._faults:
             return
 
-        from helpers.rehearsal.aws.awsjson import AwsError
+        from helpers.rehearsal import signature
 
         if self._faults.get("expired-credentials") is not None:
-            raise AwsError("ExpiredTokenException", _EXPIRED, status=403)
+            raise signature.ended(request)
         if self._faults.strikes("throttling") is not None:
-            raise AwsError("ThrottlingException", "Rate exceeded")
+            raise signature.throttled(request)
 
     # --- the rehearsal's own doors
 
@@ -254,8 +280,8 @@ class FrontDoor:
         if asked == "GET /journal":
             parts = await asyncio.shield(self._parts)
             return _json(200, parts.control.journal())
-        if asked in ("GET /faults", "PUT /faults", "DELETE /faults"):
-            return self._set_faults(request)
+        if match := _FAULTS.fullmatch(asked):
+            return self._set_faults(match[1], match[2], request.body)
         if asked == "POST /stop":
             self._stop()
             return _json(200, {"message": "The rehearsal AWS stops."})
@@ -265,11 +291,16 @@ class FrontDoor:
         )
         return _json(404, {"message": message})
 
-    def _set_faults(self, request: Request) -> Answer:
+    def _set_faults(self, method: str, name: str | None, body: bytes) -> Answer:
+        """Read, replace or end the active faults, all of them or the one that is named."""
         try:
-            if request.method == "PUT":
-                self._faults.put(strictjson.parse(request.body))
-            elif request.method == "DELETE":
+            if method == "PUT" and name:
+                self._faults.add(name, strictjson.parse(body or b"{}"))
+            elif method == "PUT":
+                self._faults.put(strictjson.parse(body))
+            elif method == "DELETE" and name:
+                self._faults.remove(name)
+            elif method == "DELETE":
                 self._faults.put({})
         except RehearsalError as error:
             return _json(400, {"message": str(error)})
@@ -291,9 +322,10 @@ class FrontDoor:
         }
 
 
-def _report(loading: asyncio.Future) -> None:
+def _report(failed: Callable[[BaseException], None], loading: asyncio.Future) -> None:
     if not loading.cancelled() and loading.exception() is not None:
         log.error("The rehearsal AWS could not load its parts.", exc_info=loading.exception())
+        failed(loading.exception())
 
 
 def _admit(parts: Parts, request: Request) -> str:
@@ -311,7 +343,7 @@ def _admit(parts: Parts, request: Request) -> str:
         return signature.verify_token(authorization, **told)
     target = request.headers.get("x-amz-target", "").partition(".")[0]
     service = parts.targets[target].signing_name if target in parts.targets else None
-    if request.path.startswith("/endpoints/"):
+    if request.path.startswith("/endpoints/") and request.service != "s3":
         service = "sagemaker"
     return signature.verify(request, service=service, **told).region
 
@@ -319,10 +351,7 @@ def _admit(parts: Parts, request: Request) -> str:
 def _operate(parts: Parts, request: Request, prefix: str, operation: str, region: str) -> Answer:
     if request.method != "POST":
         return _refusal(405, "MethodNotAllowed", "AWS's JSON operations are POST requests.")
-    answer = parts.targets[prefix].answer(operation, request.body, region=region)
-    if not operation.startswith(_READS):
-        parts.state.changed()
-    return answer
+    return parts.targets[prefix].answer(operation, request.body, region=region)
 
 
 async def _invoke(parts: Parts, request: Request, response: Response, region: str) -> None:
@@ -333,6 +362,11 @@ async def _invoke(parts: Parts, request: Request, response: Response, region: st
         return
     if request.method != "POST":
         response.respond(*_refusal(405, "MethodNotAllowed", "Endpoints are invoked with POST."))
+        return
+    unknown = [name for name in _NOT_OFFERED if f"x-amzn-sagemaker-{name}" in request.headers]
+    if unknown:
+        message = f"The rehearsal AWS does not offer X-Amzn-SageMaker-{unknown[0].title()}."
+        response.respond(*_refusal(400, "ValidationError", message))
         return
 
     from helpers.rehearsal.aws.awsjson import AwsError

@@ -51,10 +51,13 @@ _MISMATCH = (
     "AWS Secret Access Key and signing method. Consult the service documentation for details."
 )
 _BAD_REQUESTS = ("incomplete", "payload", "expires")
+_EXPIRED = "The security token included in the request is expired"
 # Code and message by the family of services; {…} is filled in.
 _WORDS: dict[str, dict[str, tuple[str, str]]] = {
     "json": {
         "missing": ("MissingAuthenticationTokenException", "Missing Authentication Token"),
+        "ended": ("ExpiredTokenException", _EXPIRED),
+        "throttled": ("ThrottlingException", "Rate exceeded"),
         "incomplete": ("IncompleteSignatureException", "{why}"),
         "key": ("UnrecognizedClientException", _INVALID),
         "token": ("UnrecognizedClientException", _INVALID),
@@ -65,6 +68,9 @@ _WORDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "query": {
         "missing": ("MissingAuthenticationToken", "Request is missing Authentication Token"),
+        # miquella/vaulted issue 107 (STS), aws-samples/aws-iot-twinmaker-samples issue 147 (IAM)
+        "ended": ("ExpiredToken", _EXPIRED),
+        "throttled": ("Throttling", "Rate exceeded"),
         "incomplete": ("IncompleteSignature", "{why}"),
         "key": ("InvalidClientTokenId", _INVALID),
         "token": ("InvalidClientTokenId", _INVALID),
@@ -75,6 +81,8 @@ _WORDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "s3": {
         "missing": ("AccessDenied", "Access Denied"),
+        "ended": ("ExpiredToken", "The provided token has expired."),  # s3backer issue 146
+        "throttled": ("SlowDown", "Please reduce your request rate."),
         "incomplete": ("AuthorizationHeaderMalformed", "{why}"),
         "key": (
             "InvalidAccessKeyId",
@@ -213,6 +221,20 @@ def verify_token(authorization: str, *, secrets: Secrets, now: float) -> str:
         raise AwsError("UnrecognizedClientException", _INVALID, status=403)
     _check(request, signed, secrets, now)
     return signed.region
+
+
+def ended(request: Request) -> AwsError:
+    """What a request meets whose credentials have run out, in its service's words."""
+    error = _error(request, read(request), "ended")
+    error.status = 400 if request.service == "s3" else error.status
+    return error
+
+
+def throttled(request: Request) -> AwsError:
+    """What a request meets that comes too fast, in its service's words."""
+    error = _error(request, read(request), "throttled")
+    error.status = 503 if error.code == "SlowDown" else 400
+    return error
 
 
 def canonical(request: Request, signed: Signed) -> str:

@@ -25,6 +25,7 @@ VERSION = 1
 # takes it as it took the token.
 KEPT_TOKEN = "hf_the_token_was_not_kept"
 _ENVIRONMENTS = ("Environment", "env")  # of a model, of a variant
+_LAST_S = 7_258_118_400.0  # the year 2200
 _EVERY_S = 1.0  # without a change, only AWS time has to be noted
 
 
@@ -118,10 +119,13 @@ class State:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             if kept["version"] != VERSION:
                 raise self._unreadable(f"it is of version {kept['version']!r}")
-            return {"aws_time": float(kept["aws_time"]), "parts": dict(kept["parts"])}
+            aws_time = float(kept["aws_time"])
+            if not 0 <= aws_time < _LAST_S:
+                raise self._unreadable(f"its time is {aws_time:g}")
+            return {"aws_time": aws_time, "parts": dict(kept["parts"])}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise self._unreadable(type(error).__name__) from error
 
     def _unreadable(self, why: str) -> RehearsalError:
@@ -158,7 +162,9 @@ def _without_tokens(value: Any) -> Any:
     """The same without secrets: what an environment calls one, and what looks like one."""
     if isinstance(value, Mapping):
         return {
-            name: _without_secrets(item) if name in _ENVIRONMENTS else _without_tokens(item)
+            name: _without_secrets(item)
+            if name in _ENVIRONMENTS and isinstance(item, Mapping)
+            else _without_tokens(item)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -171,7 +177,7 @@ def _without_tokens(value: Any) -> Any:
 def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
     return {
         name: KEPT_TOKEN
-        if value not in ("", UNGRANTED_TOKEN) and hub.is_secret(name)
+        if hub.is_secret(name) and isinstance(value, str) and value not in ("", UNGRANTED_TOKEN)
         else _without_tokens(value)
         for name, value in env.items()
     }

@@ -7,11 +7,14 @@ restart.
 """
 
 import heapq
+import logging
 from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 from helpers.clock import Clock
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[float, dict[str, Any]], None]
 
@@ -53,8 +56,11 @@ class Timeline:
             now = self.clock.time()
             while self._events and self._events[0][0] <= now:
                 self._due_s, _, kind, data = heapq.heappop(self._events)
-                self._handlers[kind](self._due_s, data)
                 self._changed()
+                try:
+                    self._handlers[kind](self._due_s, data)
+                except Exception:  # what else is due must happen all the same
+                    log.exception("What was due could not happen: %s.", kind)
         finally:
             self._due_s = None
 

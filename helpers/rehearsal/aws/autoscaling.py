@@ -14,7 +14,7 @@ from botocore.model import ServiceModel
 
 from helpers.rehearsal.aws import tracking
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, Service, invalid, timestamp
-from helpers.rehearsal.aws.catalog import Resource
+from helpers.rehearsal.aws.catalog import Resource, check_tag_keys
 from helpers.rehearsal.aws.endpoints import Fleet
 from helpers.rehearsal.aws.metrics import EndpointMetrics, Key, Tally
 from helpers.rehearsal.aws.paging import page
@@ -43,6 +43,7 @@ _SUSPENDABLE = (
 class Endpoints(Protocol):
     """What is scaled."""
 
+    on_updated: list[Callable[[Resource], None]]
     on_deleted: list[Callable[[Resource], None]]
 
     def describe(self, given: dict[str, Any], region: str) -> dict[str, Any]:
@@ -71,7 +72,6 @@ class Target:
         suspended: SuspendedState.
         tags: By key.
         policies: By name.
-        activity: Id of the activity under way.
         out_s: When the last policy's scale-out was complete.
         in_s: The same of a scale-in.
     """
@@ -84,7 +84,6 @@ class Target:
     suspended: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(_SUSPENDABLE, False))
     tags: dict[str, str] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
-    activity: str | None = None
     out_s: float = 0.0
     in_s: float = 0.0
 
@@ -132,6 +131,7 @@ class AutoScaling:
         self._activities: dict[str, dict[str, Any]] = {}  # by id, oldest first
         timeline.on("scaling bounds", self._on_bounds)
         metrics.on_period.append(self._on_period)
+        endpoints.on_updated.append(self._on_updated)
         endpoints.on_deleted.append(self._on_deleted)
         self.service = Service(
             model,
@@ -189,7 +189,6 @@ class AutoScaling:
         target.low, target.high = low, high
         target.suspended |= given.get("SuspendedState", {})
         self._targets[key] = target
-        self._settle(target)
         self._apply_bounds(target, self._timeline.clock.time())
         return {"ScalableTargetARN": target.arn}
 
@@ -197,6 +196,7 @@ class AutoScaling:
         self._check_exists(key)
         if "MinCapacity" not in given or "MaxCapacity" not in given:  # words [unverified]
             raise invalid("MinCapacity and MaxCapacity are required for a new scalable target.")
+        check_tag_keys(given.get("Tags", {}))
         arn = f"arn:aws:application-autoscaling:{key[0]}:{self._account}:scalable-target/"
         return Target(
             key,
@@ -213,7 +213,9 @@ class AutoScaling:
             for one in self._chosen(given, region)
             if not given.get("ResourceIds") or one.resource_id in given["ResourceIds"]
         ]
-        shown, rest = _page(found, given, place=lambda one: one.resource_id)
+        shown, rest = _page(
+            found, given, f"DescribeScalableTargets {region}", place=lambda one: one.resource_id
+        )
         described = [
             {
                 **one.named,
@@ -318,7 +320,12 @@ class AutoScaling:
             for policy in target.policies.values()
             if not given.get("PolicyNames") or policy.name in given["PolicyNames"]
         ]
-        shown, rest = _page(found, given, place=lambda one: f"{one[0].resource_id} {one[1].name}")
+        shown, rest = _page(
+            found,
+            given,
+            f"DescribeScalingPolicies {region}",
+            place=lambda one: f"{one[0].resource_id} {one[1].name}",
+        )
         described = [
             {
                 "PolicyARN": policy.arn,
@@ -360,8 +367,7 @@ class AutoScaling:
         fresh = [one for one in target.policies.values() if one.metric[2] == period_s]
         for policy in fresh:
             policy.take(tallies)
-        self._settle(target)
-        count = self._count(target)
+        count = self._count(target.key)
         if not fresh or count is None:
             return
         decision = self._out(target, fresh, count, at_s) or self._in(target, fresh, count, at_s)
@@ -406,7 +412,7 @@ class AutoScaling:
     def _apply_bounds(self, target: Target, at_s: float) -> None:
         """Bring a variant into its range, or try again while its endpoint is being changed."""
         region, name, variant = target.key
-        count = self._count(target)
+        count = self._count(target.key)
         if count is None:
             if self._endpoints.status(name, region) in ("Updating", "SystemUpdating"):
                 self._timeline.at(at_s + RETRY_S, "scaling bounds", key=list(target.key))
@@ -417,18 +423,24 @@ class AutoScaling:
 
     def _on_bounds(self, at_s: float, event: dict[str, Any]) -> None:
         if target := self._targets.get(tuple(event["key"])):
-            self._settle(target)
             self._apply_bounds(target, at_s)
+
+    def _on_updated(self, endpoint: Resource) -> None:
+        """A change has ended: so have the activities that made it, whoever is registered by now."""
+        for activity in self._activities.values():
+            key = _key_of(activity)
+            if activity["StatusCode"] == "InProgress" and key[:2] == _place_of(endpoint):
+                self._settle(activity, key)
 
     def _on_deleted(self, endpoint: Resource) -> None:
         """AWS itself deregisters what an endpoint that is deleted leaves behind."""
         for target in list(self._targets.values()):
-            if target.key[:2] == (endpoint.region, endpoint.name):
+            if target.key[:2] == _place_of(endpoint):
                 self._drop(target)
 
-    def _count(self, target: Target) -> int | None:
+    def _count(self, key: Key) -> int | None:
         """Replicas of a variant whose endpoint can be changed."""
-        region, name, variant = target.key
+        region, name, variant = key
         fleet = self._endpoints.fleet(name, region)
         if fleet is None or self._endpoints.status(name, region) != "InService":
             return None
@@ -473,7 +485,6 @@ class AutoScaling:
                 f"Successfully set desired instance count to {desired}. Waiting for change to be "
                 "fulfilled by sagemaker."
             )
-            target.activity = activity["ActivityId"]
         self._keep(activity, at_s)
 
     def _keep(self, activity: dict[str, Any], at_s: float) -> None:
@@ -482,25 +493,23 @@ class AutoScaling:
             id_: one for id_, one in self._activities.items() if one["StartTime"] > at_s - KEPT_S
         }
 
-    def _settle(self, target: Target) -> None:
-        """Write down the end of the activity under way, if it has ended."""
-        count = self._count(target)
-        if target.activity is None or count is None:
-            return
-        activity = self._activities.get(target.activity, {})
-        target.activity = None
-        region, name, _ = target.key
+    def _settle(self, activity: dict[str, Any], key: Key) -> None:
+        """Write down how an activity has ended."""
+        region, name, _ = key
         described = self._endpoints.describe({"EndpointName": name}, region)
-        ended_s, desired = described["LastModifiedTime"], activity.get("desired")
+        ended_s, desired = described["LastModifiedTime"], activity["desired"]
         activity["EndTime"] = ended_s
-        if count == desired:
+        if self._count(key) == desired:
             activity["StatusCode"] = "Successful"
             activity["StatusMessage"] = (
                 f"Successfully set desired instance count to {desired}. Change successfully "
                 "fulfilled by sagemaker."
             )
-            target.out_s = ended_s if activity["by"] == "out" else target.out_s
-            target.in_s = ended_s if activity["by"] == "in" else target.in_s
+            target = self._targets.get(key)
+            if target and activity["by"] == "out":
+                target.out_s = ended_s
+            elif target and activity["by"] == "in":
+                target.in_s = ended_s
         else:  # status and words [unverified]
             reason = described.get("FailureReason", "the endpoint has been changed since.")
             activity["StatusCode"] = "Unfulfilled"
@@ -510,8 +519,6 @@ class AutoScaling:
             )
 
     def _describe_activities(self, given: dict[str, Any], region: str) -> dict[str, Any]:
-        for target in self._targets.values():
-            self._settle(target)
         names = ("ServiceNamespace", "ResourceId", "ScalableDimension")
         found = [
             one
@@ -522,6 +529,7 @@ class AutoScaling:
         shown, rest = _page(
             found,
             given,
+            f"DescribeScalingActivities {region}",
             place=lambda one: f"{one['StartTime']:017.3f} {one['ActivityId']}",
             descending=True,
         )
@@ -533,6 +541,7 @@ class AutoScaling:
 
     def _tag(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         tags = {**self._by_arn(given).tags, **given["Tags"]}
+        check_tag_keys(given["Tags"])
         if len(tags) > 50:  # words [unverified]
             raise AwsError("TooManyTagsException", "A scalable target has at most 50 tags.")
         self._by_arn(given).tags = tags
@@ -572,11 +581,24 @@ class AutoScaling:
 
 def _read(dumped: Mapping[str, Any]) -> Target:
     policies = {name: Policy(**one) for name, one in dumped["policies"].items()}
-    return Target(**{**dumped, "key": tuple(dumped["key"]), "policies": policies})
+    # Earlier state files have it: the id of the activity under way.
+    known = {name: value for name, value in dumped.items() if name != "activity"}
+    return Target(**{**known, "key": tuple(dumped["key"]), "policies": policies})
 
 
-def _page(items: Iterable[Any], given: Mapping[str, Any], **options: Any):
-    return page(items, given, size=_PAGE, error="InvalidNextTokenException", **options)
+def _key_of(activity: Mapping[str, Any]) -> Key:
+    _, name, _, variant = activity["ResourceId"].split("/")
+    return activity["region"], name, variant
+
+
+def _place_of(endpoint: Resource) -> tuple[str, str]:
+    """What the keys of an endpoint's variants begin with."""
+    return endpoint.region, endpoint.name
+
+
+def _page(items: Iterable[Any], given: Mapping[str, Any], operation: str, **options: Any):
+    error = "InvalidNextTokenException"
+    return page(items, given, operation=operation, size=_PAGE, error=error, **options)
 
 
 def _not_found(what: str, given: Mapping[str, Any], more: str = "") -> AwsError:

@@ -4,14 +4,12 @@ Names are unique within kind and region, whatever their capitals; lists page by 
 number, so that what is deleted meanwhile moves nothing.
 """
 
-import base64
-import json
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from helpers.rehearsal.aws.awsjson import ACCOUNT, invalid, timestamp
+from helpers.rehearsal.aws.paging import Place, check_only_page, page
 
 _PAGE = 10  # MaxResults when a list operation is given none (API reference)
 _MAX_TAGS = 50
@@ -133,19 +131,16 @@ class Catalog:
     def page(self, kind: Kind, given: Mapping[str, Any], region: str) -> dict[str, Any]:
         """Answer a List operation."""
         wanted = [one for one in self.all(kind, region) if _matches(one, given)]
-        place = _PLACES[given.get("SortBy", "CreationTime")]
-        descending = given.get("SortOrder", "Descending") == "Descending"
-        wanted.sort(key=place, reverse=descending)
-        if "NextToken" in given:
-            # Where the last page ended, not how far it went: resources may have gone since.
-            last = _read_token(given["NextToken"], like=place)
-            later = operator.lt if descending else operator.gt
-            wanted = [resource for resource in wanted if later(place(resource), last)]
-        page = wanted[: given.get("MaxResults", _PAGE)]
-        answer: dict[str, Any] = {f"{kind.member}s": [_summary(resource) for resource in page]}
-        if len(page) < len(wanted):
-            answer["NextToken"] = _token(place(page[-1]))
-        return answer
+        shown, rest = page(
+            wanted,
+            given,
+            operation=f"List{kind.member}s {region}",
+            place=_PLACES[given.get("SortBy", "CreationTime")],
+            size=_PAGE,
+            error="ValidationException",
+            descending=given.get("SortOrder", "Descending") == "Descending",
+        )
+        return {f"{kind.member}s": [_summary(resource) for resource in shown], **rest}
 
     # --- tags
 
@@ -159,7 +154,8 @@ class Catalog:
         return {"Tags": _tag_list(tags)}
 
     def list_tags(self, given: dict[str, Any], region: str) -> dict[str, Any]:
-        """Answer ListTags."""
+        """Answer ListTags: one page has room for all that a resource can have."""
+        check_only_page(given, "ValidationException")
         return {"Tags": _tag_list(self._by_arn(given["ResourceArn"]).tags)}
 
     def delete_tags(self, given: dict[str, Any], region: str) -> dict[str, Any]:
@@ -199,22 +195,11 @@ class Catalog:
 
 
 # Where a resource stands in a list; names are unique, so no two stand in the same place.
-_Place = tuple[float, str] | tuple[str, str]
-
-
-def _by_creation(resource: Resource) -> _Place:
-    return resource.created_s, resource.name
-
-
-def _by_name(resource: Resource) -> _Place:
-    return resource.name, resource.name
-
-
-def _by_status(resource: Resource) -> _Place:
-    return resource.status, resource.name
-
-
-_PLACES = {"CreationTime": _by_creation, "Name": _by_name, "Status": _by_status}
+_PLACES: Mapping[str, Callable[[Resource], Place]] = {
+    "CreationTime": lambda one: [one.created_s, one.name],
+    "Name": lambda one: one.name,
+    "Status": lambda one: [one.status, one.name],
+}
 
 
 def _summary(resource: Resource) -> dict[str, Any]:
@@ -242,22 +227,17 @@ def _matches(resource: Resource, given: Mapping[str, Any]) -> bool:
     )
 
 
-def _token(place: _Place) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
-
-
-def _read_token(token: str, *, like: Callable[[Resource], _Place]) -> _Place:
-    types = (float, str) if like is _by_creation else (str, str)
-    try:
-        place = tuple(json.loads(base64.urlsafe_b64decode(token)))
-    except (ValueError, TypeError, RecursionError):  # of base64, of UTF-8 and of JSON
-        place = ()
-    if tuple(map(type, place)) != types:
-        raise invalid("The NextToken is not one that this operation gave out.")
-    return place
+def check_tag_keys(keys: Iterable[str]) -> None:
+    """Refuse keys that are AWS's own; words [unverified]."""
+    for key in keys:
+        if key.lower().startswith("aws:"):
+            raise invalid(
+                f'System tags cannot be added by requester: the tag key "{key}" begins with "aws:".'
+            )
 
 
 def _tags(tags: list[dict[str, str]]) -> dict[str, str]:
+    check_tag_keys(tag["Key"] for tag in tags)
     by_key = {tag["Key"]: tag["Value"] for tag in tags}
     if len(by_key) < len(tags):
         raise invalid("Duplicate tag keys found. Please note that Tag keys are case insensitive.")

@@ -1,5 +1,6 @@
 """SageMaker's control plane: models, endpoint configurations, endpoints and their tags."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from helpers.rehearsal.aws.endpoints import Deployment, Endpoints, Faults, Logs
 from helpers.rehearsal.server import Answer
 from helpers.rehearsal.timeline import Timeline
 
+# Private registries, also FIPS, dual-stack and those of other partitions.
+_ECR = re.compile(r"\d{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.[a-z0-9.-]+/\S+")
 _INSTANCE_MEMBERS = ("ModelName", "InstanceType", "InitialInstanceCount")
 
 
@@ -108,7 +111,15 @@ class ControlPlane:
             raise invalid("The rehearsal AWS needs the PrimaryContainer's Image.")
         if "ExecutionRoleArn" not in given:
             raise invalid("Execution role is required to create a model.")
-        detail = container["Image"].rpartition("/")[2]
+        image = container["Image"]
+        access = container.get("ImageConfig", {}).get("RepositoryAccessMode")
+        if access != "Vpc" and not _ECR.fullmatch(image):
+            # Seen in aws/sagemaker-python-sdk, pull request 4700 (2024-05).
+            raise invalid(
+                f'Using non-ECR image "{image}" without Vpc repository access mode is not '
+                "supported."
+            )
+        detail = image.rpartition("/")[2]
         return self._create(MODEL, given, region, detail)
 
     def _describe_model(self, given: dict[str, Any], region: str) -> dict[str, Any]:

@@ -12,7 +12,12 @@ _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT",
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (1, 7), (1970, 2199))
 _PART = re.compile(r"(\*|\d+)(?:-(\d+))?(?:/(\d+))?")
+_WILDCARD = re.compile(r"L|L-\d+|LW|\d{1,2}W|(\d|[A-Z]{3})L|\d#\d", re.IGNORECASE)
 _FAR_DAYS = 4 * 366 + 1  # the next 29th of February
+
+
+class NotOffered(ValueError):
+    """An expression that AWS takes and this does not."""
 
 
 class Cron:
@@ -22,7 +27,8 @@ class Cron:
         fields: What is between the parentheses, e.g. `0 18 ? * MON-FRI *`.
 
     Raises:
-        ValueError: When it is none, or has a wildcard that is not offered.
+        NotOffered: When it has one of the wildcards L, W and #.
+        ValueError: When it is none.
     """
 
     def __init__(self, fields: str):
@@ -30,6 +36,8 @@ class Cron:
         if len(texts) != 6 or (texts[2] == "?") == (texts[4] == "?"):
             raise ValueError("Six fields, and a question mark in exactly one of the day fields.")
         texts[3], texts[4] = _numbered(texts[3], _MONTHS), _numbered(texts[4], _DAYS)
+        if any(_WILDCARD.fullmatch(part) for part in f"{texts[2]},{texts[4]}".split(",")):
+            raise NotOffered("The rehearsal AWS does not offer L, W and # in cron expressions.")
         read = [_values(text, *limits) for text, limits in zip(texts, _RANGES, strict=True)]
         self._minutes, self._hours, self._month_days, self._months, self._week_days, self._years = (
             read

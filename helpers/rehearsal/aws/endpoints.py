@@ -98,6 +98,8 @@ class Variant:
     count: int
     weight: float
     health_check_timeout_s: float | None = None
+    volume_gb: float | None = None
+    inference_ami: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class Fleet:
         for variant in self.variants:
             counted[variant.instance_type] += variant.count
         return counted
+
+    def replicas(self) -> dict[str, int]:
+        """How many of each variant."""
+        return {variant.name: variant.count for variant in self.variants}
 
     def size(self) -> str:
         """How many of what, in words."""
@@ -171,6 +177,7 @@ class Endpoints:
         self._record = record
         self._lives: dict[str, _Life] = {}  # by ARN
         self.before_update: list[Callable[[Resource, Fleet, Fleet], None]] = []
+        self.on_updated: list[Callable[[Resource], None]] = []
         self.on_deleted: list[Callable[[Resource], None]] = []
         self.on_retired: list[Callable[..., None]] = []
         for kind in ("logged", "started", "updated", "deleted"):
@@ -252,8 +259,10 @@ class Endpoints:
                 for variant in life.fleet.variants
             ),
         )
-        more = fleet.instances() - life.fleet.instances()
-        self._check_quotas(more, region)
+        self._check_quotas(fleet.instances() - life.fleet.instances(), region)
+        # By variant: an instance that serves one is not the other's.
+        before = life.fleet.replicas()
+        more = any(count > before[name] for name, count in fleet.replicas().items())
         self._change(endpoint, life, fleet, "UpdateEndpointWeightsAndCapacities")
         if more:
             self._start(endpoint, life, fleet, "endpoint updated")
@@ -335,6 +344,8 @@ class Endpoints:
                     count=given["InitialInstanceCount"],
                     weight=given["InitialVariantWeight"],
                     health_check_timeout_s=given.get("ContainerStartupHealthCheckTimeoutInSeconds"),
+                    volume_gb=given.get("VolumeSizeInGB"),
+                    inference_ami=given.get("InferenceAmiVersion"),
                 )
             )
         return Fleet(_uid(), config.name, tuple(variants), self._now)
@@ -376,24 +387,32 @@ class Endpoints:
         return now | then.instances() if then.uid == life.fleet.uid else now + then.instances()
 
     def _start(self, endpoint: Resource, life: _Life, fleet: Fleet, then: str) -> None:
-        """Start a fleet's containers; the first failure ends it, the slowest start completes it."""
+        """Start what a fleet has more of than runs.
+
+        The first failure ends it, the slowest start completes it.
+        """
         ends: list[tuple[float, str | None]] = []
         same = fleet.uid == life.fleet.uid and fleet is not life.fleet
-        running = {one.name: one.count for one in life.fleet.variants} if same else {}
+        running = life.fleet.replicas() if same else {}
         for variant in fleet.variants:
+            first = running.get(variant.name, 0)
+            if variant.count <= first:
+                continue
             plan = startup.plan(
                 variant.image,
                 variant.env,
                 variant=variant.name,
                 instance_type=variant.instance_type,
                 health_check_timeout_s=variant.health_check_timeout_s,
+                volume_gb=variant.volume_gb,
+                inference_ami=variant.inference_ami,
                 fault=next(filter(self._is_on, ("health-check", "gated-model")), None),
             )
             if self._is_on("no-capacity"):
                 ends.append((NO_CAPACITY_S, NO_CAPACITY))
                 continue
             ends.append((plan.duration_s, plan.failure_reason))
-            for instance in range(running.get(variant.name, 0), variant.count):
+            for instance in range(first, variant.count):
                 self._log(endpoint, life, f"{variant.name}/i-{fleet.uid}{instance:02x}", plan.log)
         failures = [end for end in ends if end[1]]
         duration_s, reason = min(failures) if failures else max(ends)
@@ -460,6 +479,8 @@ class Endpoints:
             # What failed leaves the old fleet in service; its reason stays [unverified].
             life.next = None
             endpoint.status, endpoint.modified_s = "InService", at_s
+            for tell in self.on_updated:
+                tell(endpoint)
 
     def _on_deleted(self, at_s: float, event: dict[str, Any]) -> None:
         if found := self._of(event):

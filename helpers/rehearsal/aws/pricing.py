@@ -12,7 +12,7 @@ from botocore.model import ServiceModel
 
 from helpers import costs
 from helpers.rehearsal.aws.awsjson import AwsError, Operation, Service
-from helpers.rehearsal.aws.paging import page
+from helpers.rehearsal.aws.paging import check_only_page, page
 
 # Where the API is served (botocore's endpoint data); it answers for all regions from there.
 REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")
@@ -28,6 +28,7 @@ _SERVICE = "AmazonSageMaker"
 _ON_DEMAND = "JRTCKXETXF"
 _HOURLY = "6YS6EN2CT7"
 _PAGE = 100
+_BAD_TOKEN = "InvalidNextTokenException"
 
 
 class Pricing:
@@ -57,7 +58,7 @@ class Pricing:
             for one in self._products
             if all(_matches(_attributes(one), wanted) for wanted in filters)
         ]
-        shown, rest = _page(found, given, place=lambda one: one["product"]["sku"])
+        shown, rest = _page(found, given, "GetProducts", place=lambda one: one["product"]["sku"])
         listed = [json.dumps(one, separators=(",", ":")) for one in shown]
         return {"FormatVersion": _FORMAT, "PriceList": listed, **rest}
 
@@ -65,6 +66,7 @@ class Pricing:
         if "ServiceCode" in given:
             _check_service(given)
         _check_format(given)
+        check_only_page(given, _BAD_TOKEN)
         service = {"ServiceCode": _SERVICE, "AttributeNames": sorted(self._values())}
         return {"FormatVersion": _FORMAT, "Services": [service]}
 
@@ -73,7 +75,7 @@ class Pricing:
         values = self._values().get(given["AttributeName"])
         if values is None:  # words [unverified]
             raise AwsError("NotFoundException", f"No attribute {given['AttributeName'][:200]}.")
-        shown, rest = _page(values, given, place=str)
+        shown, rest = _page(values, given, "GetAttributeValues", place=str)
         return {"AttributeValues": [{"Value": value} for value in shown], **rest}
 
     def _values(self) -> dict[str, set[str]]:
@@ -162,8 +164,10 @@ def _matches(attributes: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return have in value.split(",") if kind == "ANY_OF" else have == value
 
 
-def _page(items: Iterable[Any], given: Mapping[str, Any], *, place: Callable[[Any], str]):
-    return page(items, given, place=place, size=_PAGE, error="InvalidNextTokenException")
+def _page(
+    items: Iterable[Any], given: Mapping[str, Any], operation: str, *, place: Callable[[Any], str]
+):
+    return page(items, given, operation=operation, place=place, size=_PAGE, error=_BAD_TOKEN)
 
 
 def _served(operation: Operation) -> Operation:

@@ -14,7 +14,7 @@ from botocore.model import ServiceModel
 from helpers import costs
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, Service, timestamp
 from helpers.rehearsal.aws.endpoints import Faults
-from helpers.rehearsal.aws.paging import page
+from helpers.rehearsal.aws.paging import check_only_page, page
 from helpers.rehearsal.timeline import Timeline
 
 LIMIT = 20.0  # instances of each type, in the rehearsal's account
@@ -28,6 +28,7 @@ _SERVICE = {"ServiceCode": "sagemaker", "ServiceName": "Amazon SageMaker"}
 _CODES = {one.quota_code: one.name for one in costs.INSTANCES.values() if one.quota_code}
 _OPEN = ("PENDING", "CASE_OPENED")
 _PAGE = 100  # of all lists; the API reference names no default
+_BAD_TOKEN = "InvalidPaginationTokenException"
 
 # As in hashicorp/terraform-provider-aws#19657 and cloud-custodian/cloud-custodian#8939.
 _ONE_OPEN = "Only one open service quota increase request is allowed per quota."
@@ -65,7 +66,7 @@ class Quotas:
         self.service = Service(
             model,
             {
-                "ListServices": lambda given, region: {"Services": [dict(_SERVICE)]},
+                "ListServices": self._list_services,
                 "GetServiceQuota": self._get,
                 "ListServiceQuotas": self._list,
                 "GetAWSDefaultServiceQuota": self._get_default,
@@ -88,6 +89,10 @@ class Quotas:
 
     # --- quotas
 
+    def _list_services(self, given: dict[str, Any], region: str) -> dict[str, Any]:
+        check_only_page(given, _BAD_TOKEN)
+        return {"Services": [dict(_SERVICE)]}
+
     def _get(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         return {"Quota": self._applied(_code(given), region)}
 
@@ -97,11 +102,13 @@ class Quotas:
     def _list(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         _check_service(given)
         codes = [code for code in _CODES if given.get("QuotaCode", code) == code]
-        return _quota_page([self._applied(code, region) for code in codes], given)
+        quotas = [self._applied(code, region) for code in codes]
+        return _quota_page(quotas, given, f"ListServiceQuotas {region}")
 
     def _list_defaults(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         _check_service(given)
-        return _quota_page([self._default(code, region) for code in _CODES], given)
+        quotas = [self._default(code, region) for code in _CODES]
+        return _quota_page(quotas, given, f"ListAWSDefaultServiceQuotas {region}")
 
     def _applied(self, code: str, region: str) -> dict[str, Any]:
         value = self.limit(_CODES[code], region)
@@ -165,9 +172,10 @@ class Quotas:
         shown, rest = page(
             found,
             given,
+            operation=f"ListRequestedServiceQuotaChangeHistory {region}",
             place=lambda one: f"{one['Created']:017.3f} {one['Id']}",
             size=_PAGE,
-            error="InvalidPaginationTokenException",
+            error=_BAD_TOKEN,
             descending=True,
         )
         return {"RequestedQuotas": shown, **rest}
@@ -214,13 +222,16 @@ def _described(code: str) -> dict[str, Any]:
     }
 
 
-def _quota_page(quotas: list[dict[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+def _quota_page(
+    quotas: list[dict[str, Any]], given: Mapping[str, Any], operation: str
+) -> dict[str, Any]:
     shown, rest = page(
         quotas,
         given,
+        operation=operation,
         place=lambda quota: quota["QuotaCode"],
         size=_PAGE,
-        error="InvalidPaginationTokenException",
+        error=_BAD_TOKEN,
     )
     return {"Quotas": shown, **rest}
 

@@ -22,8 +22,14 @@ from zoneinfo import ZoneInfo
 from botocore.model import ServiceModel
 
 from helpers.rehearsal.aws.awsjson import AwsError, Service, invalid, parse, validate
-from helpers.rehearsal.aws.crontab import Cron
-from helpers.rehearsal.aws.services import ACCESS_KEY, Services, changes, written_schedule
+from helpers.rehearsal.aws.crontab import Cron, NotOffered
+from helpers.rehearsal.aws.services import (
+    ACCESS_KEY,
+    Services,
+    changes,
+    without_tokens,
+    written_schedule,
+)
 from helpers.rehearsal.server import Answer, Request
 from helpers.rehearsal.timeline import Timeline
 
@@ -95,8 +101,12 @@ class Schedules:
     def resume(self) -> None:
         """Take up the schedules of an earlier server; its events are in the timeline already."""
         stored = self._services.ask(_stored, self._account).result()
-        coming = {data["stamp"] for _, kind, data in self._timeline.dump() if kind == _DUE}
-        known = {key: one for key, one in stored.items() if one["Stamp"] in coming}
+        coming = {
+            (tuple(data["key"]), data["stamp"])
+            for _, kind, data in self._timeline.dump()
+            if kind == _DUE
+        }
+        known = {key: one for key, one in stored.items() if (key, one["Stamp"]) in coming}
         self._schedules = known
         self._follow(stored, self._timeline.clock.time())
 
@@ -110,6 +120,10 @@ class Schedules:
         operation = "CreateSchedule" if request.method == "POST" else "UpdateSchedule"
         shape = self._model.operation_model(operation).input_shape
         validate(shape, {**given, "Name": name})
+        window = given["FlexibleTimeWindow"]
+        if window["Mode"] == "FLEXIBLE" and "MaximumWindowInMinutes" not in window:
+            # [unverified]
+            raise invalid("MaximumWindowInMinutes is required when FlexibleTimeWindow is FLEXIBLE.")
         for name in ("StartDate", "EndDate"):
             if not 0 <= given.get(name, 0) < _LAST_S:
                 raise invalid(f"{name} is out of range.")  # [unverified]
@@ -248,6 +262,8 @@ def _cron(schedule: Mapping[str, Any]) -> Cron:
         raise _no_expression(schedule)
     try:
         return Cron(expression.removeprefix("cron(").removesuffix(")"))
+    except NotOffered as error:
+        raise invalid(str(error)) from None
     except ValueError:
         raise _no_expression(schedule) from None
 
@@ -287,7 +303,7 @@ def _stored(account: str) -> dict[Key, Schedule]:
         for group in backend.schedule_groups.values():
             for schedule in group.schedules.values():
                 told = json.loads(json.dumps(schedule.to_dict()))
-                text = json.dumps(told, sort_keys=True).encode()
+                text = without_tokens(json.dumps(told, sort_keys=True).encode())
                 told["Stamp"] = hashlib.sha256(text).hexdigest()[:16]
                 stored[region, group.name, schedule.name] = told
     return stored

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import datetime as datetimes
+import hashlib
 import io
 import json
 import logging
@@ -24,10 +25,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
+from helpers import hub
 from helpers.rehearsal.aws import mends
 from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.aws.writeahead import WriteAhead
+from helpers.rehearsal.hub import UNGRANTED_TOKEN
 from helpers.rehearsal.server import Answer, Request
+from helpers.rehearsal.state import KEPT_TOKEN
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ _READING = ("Get", "List", "Describe", "Head", "Lookup", "Search", "Filter", "Si
 _SECRET = re.compile("authorization|signature|token|cookie|customer-key|mfa", re.IGNORECASE)
 _SCHEDULE = re.compile("/schedules/([0-9a-zA-Z-_.]+)")
 _CREDENTIAL = re.compile(r"Credential=([^,\s]+)")
+_TOKEN = re.compile(f"(?!{UNGRANTED_TOKEN}){hub.TOKEN}".encode())
 
 
 class Services:
@@ -81,7 +86,8 @@ class Services:
 
     With a journal, what they hold survives a restart: every request that changes something is kept
     with its moment and the seed of moto's chance, and carried out again, so that stamps, ids and
-    keys are the same afterwards.
+    keys are the same afterwards. Tokens of the Hub's are not kept: a placeholder as long is. Nor
+    are the metrics of endpoints, which would fill the journal by themselves.
 
     Args:
         account: Twelve digits.
@@ -140,18 +146,19 @@ class Services:
     def write(
         self, group: str, stream: str, lines: list[tuple[float, str]], *, region: str
     ) -> None:
-        """Append lines (epoch second, text) to a CloudWatch log stream."""
+        """Append lines (epoch second, text) to a CloudWatch log stream, without tokens."""
+        lines = [(at_s, hub.redact(text)) for at_s, text in lines]
         self._thread.submit(self._do, "write", [group, stream, lines, region])
 
     def put_metrics(self, region: str, namespace: str, data: list[dict[str, Any]]) -> None:
-        """Put data into CloudWatch.
+        """Put data into CloudWatch; they are gone after a restart.
 
         Args:
             region: Where.
             namespace: E.g. `AWS/SageMaker`.
             data: As PutMetricData's `MetricData`, with `Timestamp` in epoch seconds of AWS time.
         """
-        self._thread.submit(self._do, "put_metrics", [region, namespace, data])
+        self._thread.submit(self._do, "put_metrics", [region, namespace, data], keep=False)
 
     def secret(self, access_key: str) -> tuple[str, str | None] | None:
         """Secret and session token of an access key; None when nobody was given it."""
@@ -201,7 +208,7 @@ class Services:
         )
         sts_backends[self._account]["aws"].assumed_roles.append(assumed)
 
-    def _do(self, what: str, given: list[Any]) -> None:
+    def _do(self, what: str, given: list[Any], *, keep: bool = True) -> None:
         """Carry out a change and keep it."""
         change = {"at": self._clock(), "seed": secrets.randbits(63), "what": what, "given": given}
         try:
@@ -209,7 +216,8 @@ class Services:
         except Exception:  # nobody waits for it who could be told
             log.exception("moto could not %s.", what)
         else:
-            self._journal.append(change)
+            if keep:
+                self._journal.append(change)
 
     def _carry_out(self, at: float, seed: int, what: str, given: list[Any]) -> None:
         with _moment(at, seed):
@@ -385,16 +393,38 @@ def _operation(request: Request) -> str | None:
 def _kept(request: Request) -> dict[str, Any]:
     """A request as JSON, without secrets: whose key signed it stays, the signature does not."""
     scope = _CREDENTIAL.search(request.headers.get("authorization", ""))
-    headers = request.headers.items()
     parameters = request.query.split("&")
+    query = "&".join(one for one in parameters if not _SECRET.search(one.partition("=")[0]))
+    headers = {
+        name: _without_tokens(value)
+        for name, value in request.headers.items()
+        if not _SECRET.search(name)
+    }
+    body = without_tokens(request.body)
+    if body != request.body:  # its checksums are wrong now; moto wants one for some operations
+        headers = {name: headers[name] for name in headers if "checksum" not in name}
+        headers["content-md5"] = base64.b64encode(hashlib.md5(body).digest()).decode()
     return {
         "method": request.method,
-        "path": request.path,
-        "query": "&".join(one for one in parameters if not _SECRET.search(one.partition("=")[0])),
-        "headers": {name: value for name, value in headers if not _SECRET.search(name)},
+        "path": _without_tokens(request.path),
+        "query": _without_tokens(query),
+        "headers": headers,
         "scope": scope[1] if scope else None,
-        "body": base64.b64encode(request.body).decode(),
+        "body": base64.b64encode(body).decode(),
     }
+
+
+def without_tokens(data: bytes) -> bytes:
+    """The same with a placeholder for each token of the Hub's, as long, so that lengths hold."""
+    return _TOKEN.sub(lambda match: _placeholder(len(match[0])), data)
+
+
+def _without_tokens(text: str) -> str:
+    return without_tokens(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+
+
+def _placeholder(length: int) -> bytes:
+    return KEPT_TOKEN[:length].ljust(length, "_").encode()
 
 
 def _restored(kept: dict[str, Any]) -> Request:

@@ -26,7 +26,14 @@ PING_FAILED = (
     "Please check CloudWatch logs for this endpoint."
 )
 FIRST_LINE = "rehearsal: no container runs here; these lines follow what it would write."
+OLD_DRIVER = (
+    "rehearsal: without InferenceAmiVersion, inf2 gets an old Neuron driver; what this container "
+    "does with it is not known, so here it starts."
+)
+NO_SPACE = "OSError: [Errno 28] No space left on device"
 
+# Re-save a copy of the checkpoint beside what they download (optimum-neuron, container contracts).
+_KEEP_TWO_COPIES = {(contracts.TGI, "0.0.22"), (contracts.TGI, "0.0.23")}
 _DIES_AFTER_S = 20.0
 _RESTARTS_S = (0.0, 60.0, 120.0)
 # Billions of parameters, where the name rounds them (model cards, 2026-11).
@@ -55,6 +62,8 @@ def plan(
     variant: str,
     instance_type: str,
     health_check_timeout_s: float | None = None,
+    volume_gb: float | None = None,
+    inference_ami: str | None = None,
     fault: str | None = None,
 ) -> Startup:
     """Say how the start of a container will go.
@@ -65,6 +74,9 @@ def plan(
         variant: Name of the production variant.
         instance_type: With the leading `ml.`.
         health_check_timeout_s: `ContainerStartupHealthCheckTimeoutInSeconds`.
+        volume_gb: `VolumeSizeInGB`, which counts where there is no local disk, as on inf2. Without
+            it SageMaker chooses by instance type: taken for enough [unverified].
+        inference_ami: `InferenceAmiVersion`.
         fault: `gated-model` (the Hub refuses it) or `health-check` (it loads and never answers).
     """
     timeout_s = HEALTH_CHECK_S if health_check_timeout_s is None else health_check_timeout_s
@@ -77,13 +89,22 @@ def plan(
             lines += [(start, "Starting the container"), (start + _DIES_AFTER_S, refusal)]
         return _failed(timeout_s, variant, lines)
 
+    contract = contracts.contract_for_image(image)
+    is_inf2 = instance_type.startswith("ml.inf2.")
     weights_gb = weights_of(model_id)
     load_s = LOAD_S_PER_GB * weights_gb
-    lines = [
-        (INSTANCE_S, FIRST_LINE),
+    lines = [(INSTANCE_S, FIRST_LINE)]
+    if contract.framework == contracts.VLLM and is_inf2 and not inference_ami:
+        lines.append((INSTANCE_S, OLD_DRIVER))
+    lines += [
         (INSTANCE_S, f"Starting the container on {instance_type}"),
         (INSTANCE_S + 1, f"Fetching {weights_gb:.0f} GB of weights of {model_id}"),
     ]
+    two_copies = (contract.framework, contract.version) in _KEEP_TWO_COPIES
+    disk_gb = 2 * weights_gb if two_copies else weights_gb
+    if is_inf2 and volume_gb is not None and volume_gb < disk_gb:
+        full_s = INSTANCE_S + 1 + load_s / 2 * volume_gb / disk_gb
+        return _failed(timeout_s, variant, [*lines, (full_s, NO_SPACE)])
     loading = (INSTANCE_S + load_s / 2, "Loading the compiled model onto the NeuronCores")
     if load_s > timeout_s or fault == "health-check":
         return _failed(timeout_s, variant, [*lines, loading])

@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,36 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 64 * 2**20
+UNWRITTEN_BYTES = 16 * 2**20  # while the disk is full
 
 
 class WriteAhead:
     """A file of changes, readable by its owner only.
 
     It grows with every change up to a limit; changes beyond it are not kept, which the log says
-    once. A line that a crash tore off is forgotten.
+    once. A line that a crash tore off is forgotten. What cannot be written, as the disk is full,
+    stays in memory and is tried again with the next change and at the end.
 
     Args:
         path: The file; None keeps nothing.
         limit_bytes: How long it may get.
+        unwritten_bytes: How much may wait in memory; changes beyond it are not kept.
     """
 
-    def __init__(self, path: Path | None, *, limit_bytes: int = LIMIT_BYTES):
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        unwritten_bytes: int = UNWRITTEN_BYTES,
+    ):
         self._path = path
         self._limit_bytes = limit_bytes
+        self._unwritten_bytes = unwritten_bytes
         self._file: int | None = None  # None also when no more can be kept
+        self._unwritten: deque[bytes] = deque()
+        self._failing = False
+        self._lost = 0  # changes in this outage
 
     def replay(self) -> Iterator[dict[str, Any]]:
         """The changes of the past, in order; when all have been read, new ones are kept.
@@ -55,20 +69,48 @@ class WriteAhead:
         """Keep a change, so that it survives the end of this process."""
         if self._file is None:
             return
-        line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
-        try:
-            if os.fstat(self._file).st_size + len(line) > self._limit_bytes:
-                self._give_up(f"it would be larger than {self._limit_bytes / 2**20:g} MiB")
-            else:
-                _write(self._file, line)
-        except OSError as error:
-            self._give_up(str(error))
+        self._unwritten.append(json.dumps(change, separators=(",", ":")).encode() + b"\n")
+        self._write_all()
+        if sum(map(len, self._unwritten)) > self._unwritten_bytes:
+            self._unwritten.pop()
+            self._lost += 1
+            if self._lost == 1:
+                log.error("Too much waits for %s: changes from now on are lost.", self._path)
 
     def close(self) -> None:
         """Close the file."""
+        self._write_all()
+        self._close()
+
+    def _write_all(self) -> None:
+        """Write what waits, in order, as far as the disk takes it."""
+        try:
+            while self._unwritten and self._file is not None:
+                line = self._unwritten[0]
+                if os.fstat(self._file).st_size + len(line) > self._limit_bytes:
+                    self._give_up()
+                    return
+                _write(self._file, line)
+                self._unwritten.popleft()
+        except OSError as error:
+            if not self._failing:
+                log.error(
+                    "Changes to S3, IAM, logs and the like wait in memory and would not survive a "
+                    "restart: %s cannot keep them for now, %s.",
+                    self._path,
+                    error,
+                )
+            self._failing = True
+        else:
+            if self._failing:
+                log.warning("%s keeps changes again; %d were lost.", self._path, self._lost)
+            self._failing, self._lost = False, 0
+
+    def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+        self._unwritten.clear()
 
     def _open(self, path: Path) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +127,14 @@ class WriteAhead:
             raise
         return file
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self) -> None:
         log.error(
             "From now on, changes to S3, IAM, logs and the like will not survive a restart: %s "
-            "cannot keep them, %s.",
+            "cannot keep them, it would be larger than %g MiB.",
             self._path,
-            why,
+            self._limit_bytes / 2**20,
         )
-        self.close()
+        self._close()
 
 
 def _write(file: int, line: bytes) -> None:

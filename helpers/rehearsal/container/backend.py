@@ -6,7 +6,7 @@ framing stay the rehearsal's; the pace is the backend's own, in real time.
 
 import ipaddress
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +29,7 @@ class BackendFailed(Exception):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message.encode(errors="replace").decode()  # half a character is none
 
 
 class Backend:
@@ -67,8 +67,9 @@ class Backend:
         Raises:
             BackendFailed: Here, or while it streams.
         """
+        known = {name: each for name, each in given.items() if name != "max_completion_tokens"}
         body = {
-            **given,
+            **known,
             "model": await self._name(),
             "max_tokens": max_tokens,
             "stream": True,
@@ -81,7 +82,8 @@ class Backend:
                 if answer.status_code != 200:
                     words = (await answer.aread()).decode(errors="replace")
                     raise BackendFailed(_as_error(answer.status_code), words)
-                yield _chunks(answer)
+                async with aclosing(_chunks(answer)) as chunks:
+                    yield chunks
         except httpx.HTTPError as error:
             raise self._failure(error) from None
 
@@ -116,10 +118,18 @@ async def _chunks(answer: httpx.Response) -> AsyncIterator[Chunk]:
 
 
 def _checked(payload: str) -> Chunk:
-    chunk = parse_chunk(payload)
+    try:
+        chunk = parse_chunk(payload)
+    except RecursionError:
+        raise BackendFailed(500, "The backend sent JSON that is nested too deeply.") from None
     if chunk.error:
-        raise BackendFailed(chunk.error.status or 500, chunk.error.message)
+        raise BackendFailed(_meant(chunk.error.status), chunk.error.message)
     return chunk
+
+
+def _meant(status: object) -> int:
+    """The status that an error in a stream names, if it names one."""
+    return status if isinstance(status, int) and 400 <= status < 600 else 500
 
 
 def _as_error(status: int) -> int:

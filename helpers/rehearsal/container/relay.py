@@ -14,6 +14,7 @@ from helpers.rehearsal.container.validation import Refused
 
 # Reasons of every dialect in the words of `wire`; what is not here ended by itself.
 _FINISH = {"length": "length", "stop_sequence": "stop"}
+_BROKE_OFF = "The backend's stream ended before its answer was complete."
 
 
 class Relay:
@@ -55,17 +56,25 @@ class Relay:
         Raises:
             Refused: When the backend failed before the answer began.
         """
-        asked, finish, usage = self._call.asked, "eos", None
+        asked, usage = self._call.asked, None
+        finish: str | None = None  # until the backend has said that it is complete
         try:
             async with self._backend.chat(asked.parameters, max_tokens=asked.max_tokens) as chunks:
                 if asked.stream:
                     self._outlet = self._begin(lambda: self._heard_s)
                 async for chunk in chunks:
                     if chunk.text:
+                        if self._call.tokens == asked.max_tokens:  # it does not keep to it
+                            finish = "length"
+                            break
                         self._take(chunk)
                     if chunk.finish_reason:
-                        finish = _FINISH.get(chunk.finish_reason, "eos")
+                        finish = _FINISH.get(str(chunk.finish_reason), "eos")
+                    elif chunk.is_done:
+                        finish = finish or "eos"
                     usage = chunk.usage or usage
+                if finish is None:
+                    raise BackendFailed(500, _BROKE_OFF)
         except BackendFailed as error:
             self._fail(error)
         else:
@@ -76,7 +85,7 @@ class Relay:
         self._heard_s = call.now_s()
         call.tokens += 1
         if self._outlet is None:
-            self._text.append(chunk.text)
+            self._text.append(_sayable(chunk.text).decode())
             return
         created = self._created()
         if call.tokens == 1:
@@ -89,8 +98,8 @@ class Relay:
         call, created = self._call, self._created()
         call.finish, call.last_s = finish, call.now_s()
         if usage:
-            call.prompt_tokens = usage.prompt_tokens or call.prompt_tokens
-            call.tokens = usage.output_tokens or call.tokens
+            call.prompt_tokens = _count(usage.prompt_tokens) or call.prompt_tokens
+            call.tokens = _count(usage.output_tokens) or call.tokens
         answer = replace(self._answer, prompt_tokens=call.prompt_tokens, output_tokens=call.tokens)
         if self._outlet is None:
             self._give(wire.chat_reply(answer, "".join(self._text), finish, int(created)))
@@ -112,6 +121,15 @@ class Relay:
         self._outlet.close([wire.error_line(dialect, error.status, error.message, "generation")])
 
 
+def _count(value: object) -> int | None:
+    """A count, if the backend's is one."""
+    return value if type(value) is int and value >= 0 else None
+
+
 def _piece(text: str) -> bytes:
+    return _sayable(json.dumps(text, ensure_ascii=False))
+
+
+def _sayable(text: str) -> bytes:
     # A server that cuts between the halves of a character sends what UTF-8 cannot say.
-    return json.dumps(text, ensure_ascii=False).encode(errors="replace")
+    return text.encode(errors="replace")

@@ -33,6 +33,7 @@ _TYPES = {
     "a boolean": lambda value: isinstance(value, bool),
     "a sequence": lambda value: isinstance(value, list),
     "a string": lambda value: isinstance(value, str),
+    "a string or a sequence": lambda value: isinstance(value, str | list),
 }
 _SAMPLING = {
     "temperature": "f32",
@@ -50,6 +51,7 @@ _CHAT = _SAMPLING | {
     "top_logprobs": "u32",
     "n": "u32",
 }
+_VLLM_CHAT = _CHAT | {"stop": "a string or a sequence", "max_completion_tokens": "u32"}
 _GENERATE = _SAMPLING | {
     "max_new_tokens": "u32",
     "repetition_penalty": "f32",
@@ -135,6 +137,8 @@ def read(
     try:
         if not isinstance(given, dict):
             raise _Form(f"invalid type: {_described(given)}, expected a request object")
+        if dialect.by_shape and not openai_route:
+            _refuse_completion(given, openai=openai)
         if openai_route or openai:
             chat = True
         elif dialect.by_shape:
@@ -188,11 +192,27 @@ def _chat_by_shape(given: dict) -> bool:
     raise _NoVariant
 
 
+def _refuse_completion(given: dict, *, openai: bool) -> None:
+    """Say so when only the rehearsal has no text completions."""
+    if "prompt" not in given or "messages" in given or (not openai and "inputs" in given):
+        return
+    who, instead = ("vLLM", "messages") if openai else ("TGI 3", "messages or inputs")
+    raise Refused(
+        422,
+        f"rehearsal: completions (prompt) are not offered here, {who} would answer them: send "
+        f"{instead}",
+        _BAD_REQUEST if openai else "validation",
+    )
+
+
 def _chat(given: dict, dialect: Dialect, shape: Shape) -> Asked:
+    openai = dialect.reply_error == "openai"
     for name in ("model", "messages"):
         if (name == "messages" or dialect.needs_model) and name not in given:
             raise _Form(f"missing field `{name}`")
-    _check_types(given, _CHAT)
+    _check_types(given, _VLLM_CHAT if openai else _CHAT)
+    # vLLM's `get_max_tokens`: the newer name wins; TGI knows only the older one.
+    max_tokens = (openai and given.get("max_completion_tokens")) or given.get("max_tokens")
     conversation = _messages(given["messages"])
     prompt_tokens = text.prompt_tokens(conversation)
     options = given.get("stream_options")
@@ -203,7 +223,7 @@ def _chat(given: dict, dialect: Dialect, shape: Shape) -> Asked:
         question=_question(given),
         prompt="",
         prompt_tokens=prompt_tokens,
-        max_tokens=_budget(given.get("max_tokens"), prompt_tokens, dialect, shape),
+        max_tokens=_budget(max_tokens, prompt_tokens, dialect, shape),
         stop=_stops(given.get("stop")),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         parameters=given,
@@ -283,6 +303,8 @@ def _budget(asked: int | None, prompt_tokens: int, dialect: Dialect, shape: Shap
 
 
 def _stops(stop: object, *, path: str = "") -> tuple[str, ...]:
+    if isinstance(stop, str):  # vLLM only: its type has been checked
+        return (stop,) if stop else ()
     for number, each in enumerate(stop or ()):
         if not isinstance(each, str):
             what = _described(each)
@@ -339,7 +361,9 @@ def _end(body: bytes) -> str:
 def _check_tgi(asked: Asked, shape: Shape) -> None:
     given = asked.parameters
     value = given.get("temperature")
-    if value is not None and value <= 0:
+    # A chat's 0 means greedy (text-generation-inference, pull request 1749 of 2024-04), that of
+    # `inputs` is refused.
+    if value is not None and (value < 0 or (value == 0 and not asked.chat)):
         raise _Invalid("`temperature` must be strictly positive")
     value = given.get("repetition_penalty")
     if value is not None and value <= 0:
@@ -379,6 +403,16 @@ def _check_vllm(asked: Asked, shape: Shape) -> None:
     if shape.model_id and asked.model != shape.model_id:
         raise Refused(404, f"The model `{asked.model}` does not exist.", "NotFoundError")
     given = asked.parameters
+    for name, wanted in (
+        ("n", (given.get("n") or 1) > 1),
+        ("logprobs", given.get("logprobs") or given.get("top_logprobs")),
+    ):
+        if wanted:
+            raise Refused(
+                422,
+                f"rehearsal: {name} is not offered here, vLLM would honor it: leave it out",
+                _BAD_REQUEST,
+            )
     value = given.get("temperature")
     if value is not None and value < 0:
         raise Refused(400, f"temperature must be non-negative, got {value}.", _BAD_REQUEST)
