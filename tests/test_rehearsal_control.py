@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -674,11 +675,9 @@ def test_a_variant_is_invoked_by_name_and_must_be_there(sagemaker, world):
     sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
     world.clock.now_s += 3600
     runtime = world.client("sagemaker-runtime")
-    for given, invoked in (({}, "one"), ({"TargetVariant": "two"}, "two")):
-        told = json.loads(
-            runtime.invoke_endpoint(EndpointName="e", Body=b"", **given)["Body"].read()
-        )
-        assert told["variant"] == invoked
+    for name in ("one", "two"):
+        answer = runtime.invoke_endpoint(EndpointName="e", Body=b"", TargetVariant=name)
+        assert json.loads(answer["Body"].read())["variant"] == name
     for invoke in (runtime.invoke_endpoint, runtime.invoke_endpoint_with_response_stream):
         with pytest.raises(ClientError) as error:
             invoke(EndpointName="e", Body=b"", TargetVariant="three")
@@ -686,6 +685,29 @@ def test_a_variant_is_invoked_by_name_and_must_be_there(sagemaker, world):
             "Code": "ValidationError",
             "Message": "Variant three not found for Request",
         }
+
+
+def test_without_a_variant_requests_are_spread_by_weight(sagemaker, world):
+    create_model(sagemaker)
+    variant = {
+        "ModelName": "m",
+        "InstanceType": "ml.inf2.48xlarge",
+        "InitialInstanceCount": 1,
+        "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+    }
+    weights = {"often": 3, "rarely": 1, "never": 0}
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="c",
+        ProductionVariants=[
+            {"VariantName": name, "InitialVariantWeight": weight, **variant}
+            for name, weight in weights.items()
+        ],
+    )
+    sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
+    world.clock.now_s += 3600
+    met = Counter(world.control.serving("e").variant for _ in range(400))
+    assert set(met) == {"often", "rarely"}
+    assert 60 < met["rarely"] < 140
 
 
 def test_an_endpoint_made_anew_is_another_deployment(sagemaker, world):

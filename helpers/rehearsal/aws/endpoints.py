@@ -5,6 +5,7 @@ replicas. Every change builds the next fleet and puts it in place when its time 
 the old one where it was and says why. How long that takes is `startup`'s business.
 """
 
+import random
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -176,6 +177,7 @@ class Endpoints:
         self._faults = faults
         self._record = record
         self._lives: dict[str, _Life] = {}  # by ARN
+        self._chance = random.Random(0)
         self.before_update: list[Callable[[Resource, Fleet, Fleet], None]] = []
         self.on_updated: list[Callable[[Resource], None]] = []
         self.on_deleted: list[Callable[[Resource], None]] = []
@@ -292,7 +294,7 @@ class Endpoints:
         Args:
             name: The endpoint's.
             region: From the request's signature.
-            variant: `TargetVariant`; left out, the endpoint's first.
+            variant: `TargetVariant`; left out, one at random, by their weights.
 
         Raises:
             AwsError: When there is no such endpoint or variant, or it is not in service.
@@ -303,12 +305,18 @@ class Endpoints:
             raise AwsError("ValidationError", message)
         fleet = self._lives[endpoint.arn].fleet
         if variant is None:
-            return self._deployment(endpoint, fleet, fleet.variants[0])
+            return self._deployment(endpoint, fleet, self._by_weight(fleet.variants))
         for one in fleet.variants:
             if one.name == variant:
                 return self._deployment(endpoint, fleet, one)
         # words [unverified]
         raise AwsError("ValidationError", f"Variant {variant[:200]} not found for Request")
+
+    def _by_weight(self, variants: tuple[Variant, ...]) -> Variant:
+        weights = [variant.weight for variant in variants]
+        if len(variants) == 1 or not any(weights):
+            return variants[0]
+        return self._chance.choices(variants, weights)[0]
 
     def fleet(self, name: str, region: str) -> Fleet | None:
         """What serves under a name, None when nothing does."""
