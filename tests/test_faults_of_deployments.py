@@ -1,6 +1,6 @@
 """What a reader sees of each fault that keeps an endpoint from coming up."""
 
-import contextlib
+import re
 from dataclasses import replace
 from itertools import count
 
@@ -21,69 +21,41 @@ def session(tmp_path_factory):
         yield open_session()
 
 
-@contextlib.contextmanager
-def fault(session, name):
+def failure(session, name):
+    """What a reader sees who deploys a small endpoint while a fault is active."""
     _seen.add(name)
-    with session.fault(name):
-        yield
-
-
-@contextlib.contextmanager
-def deploying(session):
-    """A small endpoint of a participant of its own, which goes whatever becomes of it."""
     mine = replace(session, participant=f"fault{next(_number)}")
     mine._clients = session._clients
     recipe = recipes.get("llama-3-8b")
     try:
-        yield lambda: endpoint.wait(
-            mine,
-            endpoint.deploy(mine, recipe, role=session.role(), hf_token="hf_of_nobody"),
-        )
+        with session.fault(name), pytest.raises(errors.EndpointError) as failed:
+            made = endpoint.deploy(mine, recipe, role=session.role(), hf_token="hf_of_nobody")
+            endpoint.wait(mine, made)
     finally:
         cleanup.delete(mine)
+    return failed.type, str(failed.value)
 
 
 def test_no_quota_names_the_quota_to_ask_for(session):
-    with (
-        fault(session, "no-quota"),
-        deploying(session) as deploy,
-        pytest.raises(errors.EndpointError, match="is 0 Instances.*L-C8AB7CDA"),
-    ):
-        deploy()
+    kind, said = failure(session, "no-quota")
+    assert kind is errors.EndpointError  # nothing was created
+    assert re.search("is 0 Instances.*L-C8AB7CDA", said)
 
 
-def test_no_capacity_says_to_try_later_or_elsewhere(session):
-    with (
-        fault(session, "no-capacity"),
-        deploying(session) as deploy,
-        pytest.raises(errors.EndpointFailed) as failed,
-    ):
-        deploy()
-    assert "InsufficientInstanceCapacity" in str(failed.value)
-    assert "try later or in another region" in str(failed.value)
-
-
-def test_a_gated_model_shows_the_hubs_refusal_from_the_containers_log(session):
-    with (
-        fault(session, "gated-model"),
-        deploying(session) as deploy,
-        pytest.raises(errors.EndpointFailed) as failed,
-    ):
-        deploy()
-    assert "did not pass the ping health check" in str(failed.value)
-    assert "403 Client Error" in str(failed.value)
-    assert "check the token and its license" in str(failed.value)
-
-
-def test_a_health_check_that_times_out_says_to_give_it_more_time(session):
-    with (
-        fault(session, "health-check"),
-        deploying(session) as deploy,
-        pytest.raises(errors.EndpointFailed) as failed,
-    ):
-        deploy()
-    assert "did not pass the ping health check" in str(failed.value)
-    assert "give the container more time" in str(failed.value)
+@pytest.mark.parametrize(
+    ("name", "reason", "remedy"),
+    [
+        ("no-capacity", "InsufficientInstanceCapacity", "try later or in another region"),
+        ("gated-model", "403 Client Error", "check the token and its license"),
+        ("gated-model", "did not pass the ping health check", "check the token"),
+        ("health-check", "did not pass the ping health check", "give the container more time"),
+    ],
+)
+def test_an_endpoint_that_fails_names_reason_and_remedy(session, name, reason, remedy):
+    kind, said = failure(session, name)
+    assert kind is errors.EndpointFailed
+    assert reason in said
+    assert remedy in said
 
 
 def test_every_fault_of_a_deployment_is_met_in_this_file():

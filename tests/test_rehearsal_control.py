@@ -35,6 +35,13 @@ from helpers.rehearsal import hub, launch, routes
 from helpers.rehearsal.aws import services, shapes, startup
 from helpers.rehearsal.server import Server
 
+VARIANT = {
+    "ModelName": "m",
+    "InstanceType": "ml.inf2.48xlarge",
+    "InitialInstanceCount": 1,
+    "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+}
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -504,12 +511,7 @@ def test_tags_that_cannot_be_are_refused(sagemaker):
 # --- the protocol
 
 
-VARIANT = {
-    "VariantName": "v",
-    "ModelName": "m",
-    "InstanceType": "ml.inf2.48xlarge",
-    "InitialInstanceCount": 1,
-}
+NAMED_VARIANT = {"VariantName": "v", **VARIANT}
 
 
 @pytest.mark.parametrize(
@@ -530,7 +532,7 @@ VARIANT = {
             {
                 "EndpointConfigName": "c",
                 "ProductionVariants": [
-                    VARIANT | {"InstanceType": "ml.inf2.49xlarge", "VolumeSizeInGB": 513}
+                    NAMED_VARIANT | {"InstanceType": "ml.inf2.49xlarge", "VolumeSizeInGB": 513}
                 ],
             },
             "2 validation errors detected: Value 'ml.inf2.49xlarge' at "
@@ -662,15 +664,9 @@ def test_an_endpoint_in_service_is_invoked_under_its_exact_name(sagemaker, world
 
 def test_a_variant_is_invoked_by_name_and_must_be_there(sagemaker, world):
     create_model(sagemaker)
-    variant = {
-        "ModelName": "m",
-        "InstanceType": "ml.inf2.48xlarge",
-        "InitialInstanceCount": 1,
-        "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
-    }
     sagemaker.create_endpoint_config(
         EndpointConfigName="c",
-        ProductionVariants=[{"VariantName": name, **variant} for name in ("one", "two")],
+        ProductionVariants=[{"VariantName": name, **VARIANT} for name in ("one", "two")],
     )
     sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="c")
     world.clock.now_s += 3600
@@ -689,17 +685,11 @@ def test_a_variant_is_invoked_by_name_and_must_be_there(sagemaker, world):
 
 def test_without_a_variant_requests_are_spread_by_weight(sagemaker, world):
     create_model(sagemaker)
-    variant = {
-        "ModelName": "m",
-        "InstanceType": "ml.inf2.48xlarge",
-        "InitialInstanceCount": 1,
-        "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
-    }
     weights = {"often": 3, "rarely": 1, "never": 0}
     sagemaker.create_endpoint_config(
         EndpointConfigName="c",
         ProductionVariants=[
-            {"VariantName": name, "InitialVariantWeight": weight, **variant}
+            {"VariantName": name, "InitialVariantWeight": weight, **VARIANT}
             for name, weight in weights.items()
         ],
     )
