@@ -9,7 +9,6 @@ from botocore.model import ServiceModel
 from helpers.rehearsal.aws.awsjson import ACCOUNT, REGION, Service, invalid, timestamp
 from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Kind, Resource
 from helpers.rehearsal.aws.endpoints import Deployment, Endpoints, Faults, Logs
-from helpers.rehearsal.server import Answer
 from helpers.rehearsal.timeline import Timeline
 
 # Private registries, also FIPS, dual-stack and those of other partitions.
@@ -73,10 +72,6 @@ class ControlPlane:
             },
             advance=timeline.advance,
         )
-
-    def answer(self, operation: str, body: bytes, *, region: str = REGION) -> Answer:
-        """Carry out one operation; see `Service.answer`."""
-        return self.service.answer(operation, body, region=region)
 
     def serving(self, name: str, *, region: str = REGION, variant: str | None = None) -> Deployment:
         """What runs under an endpoint's name; see `Endpoints.serving`."""
