@@ -15,8 +15,9 @@ from pathlib import Path
 
 from helpers import costs, hub, load, prompts, results
 from helpers.errors import InvocationError, ResultsError, WorkshopError
-from helpers.load import Request, RequestRecord
+from helpers.load import Request
 from helpers.messages import MODEL, request_body
+from helpers.records import RequestRecord
 from helpers.results import Run
 from helpers.transport import SageMakerStream
 

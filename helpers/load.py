@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from helpers.errors import InvocationError
-from helpers.transport import Address, Connection, Exchange, Failure, Reading
+from helpers.records import Failure, RequestRecord
+from helpers.transport import Address, Connection, Exchange, Reading
 
 # SageMaker ends a stream after 8 minutes; later than that nothing can come.
 TIMEOUT_S = 500.0
@@ -55,53 +56,6 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     prompt_source: str = "as asked"
-
-
-@dataclass(frozen=True)
-class RequestRecord:
-    """One request, finished or failed; every stamp is real `CLOCK_MONOTONIC` seconds.
-
-    Attributes:
-        index: Place in the plan, from 0.
-        user: Which of the concurrent users sent it, from 0.
-        phase: `warmup` or `measured`.
-        inference_id: Sent as `X-Amzn-SageMaker-Inference-Id`, to be found again in AWS's logs.
-        sent_s: Before the first byte of the request was written.
-        first_s: First chunk with text; None without any.
-        last_s: Last chunk with text; None without any.
-        ended_s: The reply was complete, or given up.
-        chunk_s: Every chunk with text.
-        connect_s: Seconds spent on opening the connection, before `sent_s`.
-        sign_s: Seconds spent on signing, before `sent_s`.
-        send_s: Seconds spent on writing the request, from `sent_s`.
-        prompt_tokens: Tokens of the prompt.
-        prompt_source: How they are known: `usage` (the server counted) or how they were made.
-        output_tokens: Tokens of the reply, the prompt never among them.
-        tokens_source: How they are known: `usage` or `chunks` (one token a chunk, as TGI sends).
-        asked_tokens: Output tokens asked for.
-        finish_reason: The container's own word.
-        error: Why there is no complete reply; None when there is.
-    """
-
-    index: int
-    user: int
-    phase: str
-    inference_id: str
-    sent_s: float
-    first_s: float | None
-    last_s: float | None
-    ended_s: float
-    chunk_s: tuple[float, ...]
-    connect_s: float
-    sign_s: float
-    send_s: float
-    prompt_tokens: int
-    prompt_source: str
-    output_tokens: int
-    tokens_source: str
-    asked_tokens: int
-    finish_reason: str | None
-    error: Failure | None
 
 
 OnRecord = Callable[[RequestRecord], None]
@@ -317,6 +271,7 @@ def _record(finished: _Finished, transport: Transport) -> RequestRecord:
         prompt_source="usage" if prompt_counted else job.request.prompt_source,
         output_tokens=usage.output_tokens if counted else len(chunk_s),
         tokens_source="usage" if counted else "chunks",
+        counts={"chunks": len(chunk_s)} | ({"usage": usage.output_tokens} if counted else {}),
         asked_tokens=job.request.output_tokens,
         finish_reason=reading.finish_reason,
         error=reading.failure,

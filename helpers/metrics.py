@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import costs
-from helpers.load import RequestRecord
+from helpers.records import RequestRecord
 
 PERCENTILES = (50, 90, 95, 99)
 COUNTED = "output tokens only; the prompt is never counted"

@@ -17,9 +17,8 @@ import pandas as pd
 
 from helpers import costs, metrics
 from helpers.errors import ResultsError
-from helpers.load import RequestRecord
+from helpers.records import Failure, RequestRecord
 from helpers.settings import ROOT
-from helpers.transport import Failure
 
 PUBLISHED = ROOT / "results" / "published"
 REHEARSAL_NOTE = "rehearsal: simulated on the reader's machine, nothing here was measured on AWS"
@@ -440,6 +439,7 @@ def _as_json(fields: type) -> dict:
     """The shape that a dataclass has in JSON: whole seconds have no point, tuples are lists."""
     kinds = {float: _NUMBER, float | None: _NUMBER | None, tuple[float, ...]: list}
     kinds[Failure | None] = dict | None
+    kinds[Mapping[str, int]] = dict
     return {name: kinds.get(kind, kind) for name, kind in typing.get_type_hints(fields).items()}
 
 

@@ -21,32 +21,11 @@ from botocore.httpsession import get_cert_path
 
 from helpers.errors import InvocationError
 from helpers.messages import SSEDecoder, Usage, parse_chunk
+from helpers.records import Failure
 
 CONNECT_TIMEOUT_S = 10.0
 _HEAD_LIMIT_BYTES = 64 * 1024
 _WORDS_LIMIT = 500  # characters of a server's own words that are kept
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a request has no complete reply.
-
-    Attributes:
-        kind: SageMaker's own error type (`ModelError`, `ThrottlingException`, `StreamBroken`, …);
-            for an error inside a stream the kind that `messages.Fault` has (`validation`,
-            `overloaded`, …); where nobody named one, `connection`, `timeout`, `truncated`,
-            `framing`, `empty` or `interrupted`.
-        message: What was said, shortened.
-        status: HTTP status of SageMaker's answer.
-        original_status: HTTP status of the container's answer.
-        original_message: The container's own words.
-    """
-
-    kind: str
-    message: str
-    status: int | None = None
-    original_status: int | None = None
-    original_message: str | None = None
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Records and runs made by hand, for tests of what is done with them."""
 
 from helpers import results
-from helpers.load import RequestRecord
-from helpers.transport import Failure
+from helpers.records import Failure, RequestRecord
 
 
 def record(
@@ -39,6 +38,7 @@ def record(
         asked_tokens=tokens,
         finish_reason=None if error else "length",
         error=Failure(error, "it went wrong") if error else None,
+        counts={"chunks": tokens},
     )
 
 
