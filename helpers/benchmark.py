@@ -98,10 +98,10 @@ def run(
         progress.add(record)
 
     try:
-        load.closed_loop(
+        load.drive(
             transport,
             plan,
-            concurrency=concurrency,
+            load.ClosedLoop(concurrency),
             warmup=concurrency,
             timeout_s=load.TIMEOUT_S / session.clock.speed,
             on_record=on_record,

@@ -6,19 +6,26 @@ retries, no pool limit: an error is a record like any other.
 """
 
 import asyncio
+import gc
+import itertools
+import platform
 import queue
+import random
+import resource
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
+from helpers.connection import Connection, Exchange
 from helpers.errors import InvocationError
-from helpers.records import Failure, RequestRecord
-from helpers.transport import Address, Connection, Exchange, Reading
+from helpers.records import ClientHealth, Failure, RequestRecord
+from helpers.transport import Transport
 
 # SageMaker ends a stream after 8 minutes; later than that nothing can come.
 TIMEOUT_S = 500.0
@@ -26,19 +33,9 @@ TIMEOUT_S = 500.0
 _SIGNATURE_LIFE_S = 240.0
 # Python's default lets decoding hold the interpreter for 5 ms while a stamp waits.
 _SWITCH_INTERVAL_S = 0.0005
-
-
-class Transport(Protocol):
-    """What the engine needs to know about a service; `SageMakerStream` is one."""
-
-    name: str
-    address: Address
-
-    def request(self, body: bytes, *, inference_id: str) -> bytes:
-        """The whole HTTP request, signed now."""
-
-    def read(self, exchange: Exchange) -> Reading:
-        """What the answer contained."""
+_SIGNED_AHEAD = 512  # requests that are ready to be sent; one more is signed for each that ends
+_SPARE_CONNECTIONS = 16  # kept open for arrivals to come: how many run at once is not known
+_HEARTBEAT_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -58,74 +55,152 @@ class Request:
     prompt_source: str = "as asked"
 
 
+# --- patterns of load -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """N users, each sending its next request when its last one has ended.
+
+    Attributes:
+        users: How many.
+        think_s: Real seconds that a user waits after an answer.
+    """
+
+    users: int
+    think_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """N requests at once, and the next N when all of these have ended, as llmperf does it.
+
+    While the slowest of a round is still running the others wait: the asked concurrency is there
+    at the beginning of each round only.
+
+    Attributes:
+        users: Requests in a round.
+    """
+
+    users: int
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Requests by a schedule, whatever has become of earlier ones.
+
+    Attributes:
+        times_s: When to send each, real seconds after the start, ascending.
+    """
+
+    times_s: tuple[float, ...]
+
+    @classmethod
+    def constant(cls, rate_per_s: float, *, count: int) -> "Arrivals":
+        """Equal distances."""
+        return cls(tuple(number / rate_per_s for number in range(count)))
+
+    @classmethod
+    def poisson(cls, rate_per_s: float, *, count: int, seed: int = 0) -> "Arrivals":
+        """Independent arrivals, as of many people who know nothing of each other."""
+        generator = random.Random(seed)
+        gaps = (generator.expovariate(rate_per_s) for _ in range(count))
+        return cls(tuple(itertools.accumulate(gaps)))
+
+
+Pattern = ClosedLoop | Rounds | Arrivals
 OnRecord = Callable[[RequestRecord], None]
+CountTokens = Callable[[str], int]
 
 
-def closed_loop(
+def drive(
     transport: Transport,
-    requests: Sequence[Request],
+    requests: Iterable[Request],
+    pattern: Pattern,
     *,
-    concurrency: int,
     on_record: OnRecord,
     warmup: int = 0,
+    duration_s: float | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> None:
-    """N users, each sending its next request when its last one has ended, until none is left.
+    count_tokens: CountTokens | None = None,
+    part: int = 0,
+    starts_at: Callable[[], float] = time.monotonic,
+) -> ClientHealth:
+    """Send requests in a pattern until none is left, or the time is over.
 
     The first `warmup` requests warm up; the measured ones follow without a pause, so that the
-    asked concurrency is there from the first of them on.
+    asked load is there from the first of them on.
 
     Args:
         transport: The service.
-        requests: What to send, warm-up first.
-        concurrency: Users.
+        requests: What to send, warm-up first; may be endless when `duration_s` ends the run.
+        pattern: Who sends when.
         on_record: Called in the calling thread with each record, soon after its request ended.
         warmup: How many requests are warm-up.
+        duration_s: Real seconds after the first measured request in which new ones are sent.
         timeout_s: Real seconds after which a request is given up.
+        count_tokens: The model's own tokenizer, for servers that do not count.
+        part: As in `RequestRecord`.
+        starts_at: Called once all connections are open and the first requests are signed; returns
+            when to begin, `CLOCK_MONOTONIC` seconds. Clients on several machines agree there.
+
+    Returns:
+        How the client itself fared.
 
     Raises:
-        ValueError: When there are fewer measured requests than users.
+        ValueError: When the requests cannot make this load.
         InvocationError: When no connection can be opened; nothing was sent then.
         KeyboardInterrupt: After what was in flight has been recorded as `interrupted`.
     """
-    measured = len(requests) - warmup
-    if concurrency < 1 or warmup < 0 or measured < concurrency:
-        raise ValueError(
-            f"{measured} requests cannot keep {concurrency} users busy: "
-            "ask for at least one user, and at least one request a user."
-        )
-    jobs = [
-        _Job(transport, index, request, "warmup" if index < warmup else "measured")
-        for index, request in enumerate(requests)
-    ]
-    users = _Users(transport, jobs, concurrency=concurrency, timeout_s=timeout_s)
-    with _stamps_first():
-        users.start()
+    _check(pattern, requests, warmup=warmup)
+    jobs = _Jobs(transport, requests, warmup=warmup, duration_s=duration_s)
+    engine = _Engine(transport, jobs, pattern, timeout_s=timeout_s)
+
+    def record_all() -> None:
+        for finished in engine.finished():
+            jobs.sign_one()
+            on_record(_record(finished, transport, count_tokens=count_tokens, part=part))
+
+    with _undisturbed():
+        engine.open()
         try:
-            _record_all(users, transport, on_record)
+            engine.start(starts_at())
+            record_all()
         except BaseException:
-            users.stop()
-            _record_all(users, transport, on_record)
+            engine.stop()
+            record_all()
             raise
         finally:
-            users.stop()
-            users.join()
+            engine.stop()
+            engine.join()
+    return engine.health(part)
 
 
-def _record_all(users: "_Users", transport: Transport, on_record: OnRecord) -> None:
-    for finished in users.finished():
-        on_record(_record(finished, transport))
+def _check(pattern: Pattern, requests: Iterable[Request], *, warmup: int) -> None:
+    if warmup < 0:
+        raise ValueError(f"Warm-up is 0 requests or more, not {warmup}.")
+    if not isinstance(pattern, Arrivals) and pattern.users < 1:
+        raise ValueError(f"{pattern.users} users send nothing: ask for at least one.")
+    if isinstance(pattern, Arrivals) and isinstance(requests, Sized):
+        given, times = len(requests), len(pattern.times_s)
+        if given != times:
+            raise ValueError(f"{given} requests and {times} times to send them: give one for each.")
 
 
 @contextmanager
-def _stamps_first() -> Iterator[None]:
-    """Let the loop's thread have the interpreter soon after it asks for it."""
+def _undisturbed() -> Iterator[None]:
+    """Let the loop's thread have the interpreter soon after it asks for it, and no long pauses."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.freeze()  # a notebook's pandas and figures need not be searched for garbage meanwhile
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(before)
+
+
+# --- what is sent ---------------------------------------------------------------------------------
 
 
 class _Job:
@@ -152,38 +227,107 @@ class _Job:
         return self._wire
 
 
-@dataclass(frozen=True)
-class _Finished:
-    user: int
-    job: _Job
-    exchange: Exchange
+class _Jobs:
+    """Requests in the order in which they are sent, signed some time ahead.
 
-
-class _Users:
-    """The users, on a loop of their own."""
+    Signing happens in the calling thread, before the start and whenever a request has ended; the
+    loop's thread takes.
+    """
 
     def __init__(
-        self, transport: Transport, jobs: Sequence[_Job], *, concurrency: int, timeout_s: float
+        self,
+        transport: Transport,
+        requests: Iterable[Request],
+        *,
+        warmup: int,
+        duration_s: float | None,
     ):
         self._transport = transport
-        self._jobs = iter(jobs)  # shared by the users: who is free takes the next
-        self._concurrency = concurrency
+        self._requests = enumerate(requests)
+        self._warmup = warmup
+        self._duration_s = duration_s
+        self._ends_s: float | None = None
+        self._signed: deque[_Job] = deque()
+        self._making = threading.Lock()
+        while len(self._signed) < _SIGNED_AHEAD and self.sign_one():
+            pass
+
+    def sign_one(self) -> bool:
+        """Make one more ready; False when there is none."""
+        with self._making:
+            index, request = next(self._requests, (0, None))
+            if request is None:
+                return False
+            phase = "warmup" if index < self._warmup else "measured"
+            self._signed.append(_Job(self._transport, index, request, phase))
+            return True
+
+    def take(self) -> _Job | None:
+        """The next one, None when there is none or the time is over."""
+        if self._ends_s is not None and time.monotonic() >= self._ends_s:
+            return None
+        if not self._signed and not self.sign_one():
+            return None
+        job = self._signed.popleft()
+        if self._duration_s is not None and self._ends_s is None and job.phase == "measured":
+            self._ends_s = time.monotonic() + self._duration_s
+        return job
+
+
+@dataclass(frozen=True)
+class _Finished:
+    user: int | None
+    job: _Job
+    exchange: Exchange
+    intended_s: float | None = None
+
+
+# --- sending --------------------------------------------------------------------------------------
+
+
+class _Engine:
+    """A pattern of load, played on a loop of its own."""
+
+    def __init__(self, transport: Transport, jobs: _Jobs, pattern: Pattern, *, timeout_s: float):
+        self._transport = transport
+        self._jobs = jobs
+        self._pattern = pattern
         self._timeout_s = timeout_s
         self._results: queue.SimpleQueue[_Finished | BaseException | None] = queue.SimpleQueue()
-        self._connections: dict[int, Connection] = {}
+        self._opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._is_stopping = False
         self._is_over = False
+        self._lags_s = array("d")
+        self._round_trip_s = 0.0
+        self._ended_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    # called in the caller's thread
 
-    def join(self) -> None:
-        self._thread.join()
+    def open(self) -> None:
+        """Open all connections.
+
+        Raises:
+            InvocationError: When that is not possible.
+        """
+        users = getattr(self._pattern, "users", 0)
+        allow_connections(users + 2 * _SPARE_CONNECTIONS)
+        self._thread.start()
+        if error := self._opened.get():
+            self.join()
+            raise error
+
+    def start(self, at_s: float) -> None:
+        """Begin at a moment, now when it has passed."""
+        self._started_s = max(at_s, time.monotonic())
+        self._cpu_s = time.process_time()
+        self._loop.call_soon_threadsafe(self._go.set_result, self._started_s)
 
     def finished(self) -> Iterator[_Finished]:
-        """Each exchange as it ends, until all users have."""
+        """Each exchange as it ends, until all have."""
         while not self._is_over:
             result = self._results.get()
             self._is_over = not isinstance(result, _Finished)
@@ -195,13 +339,35 @@ class _Users:
     def stop(self) -> None:
         """Send nothing more and give up what is in flight; also safe when all is over."""
         self._is_stopping = True
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
+        if not self._loop.is_closed():
             with suppress(RuntimeError):  # it may close between the question and the call
-                loop.call_soon_threadsafe(self._abandon)
+                self._loop.call_soon_threadsafe(self._abandon)
+
+    def join(self) -> None:
+        """Wait for the loop's end."""
+        self._thread.join()
+
+    def health(self, part: int) -> ClientHealth:
+        """How this process fared from the start until now."""
+        lags_s = sorted(self._lags_s) or [0.0]
+        return ClientHealth(
+            host=platform.node(),
+            wall_s=self._ended_s - self._started_s,
+            cpu_s=time.process_time() - self._cpu_s,
+            loop_lag_p50_s=lags_s[len(lags_s) // 2],
+            loop_lag_p99_s=lags_s[int(0.99 * (len(lags_s) - 1))],
+            loop_lag_max_s=lags_s[-1],
+            round_trip_s=self._round_trip_s,
+            part=part,
+        )
+
+    # called in the loop's thread
 
     def _abandon(self) -> None:
-        for connection in self._connections.values():
+        self._stopped.set()
+        if not self._go.done():
+            self._go.set_result(0.0)
+        for connection in self._busy:
             connection.abandon("interrupted", "the run was interrupted")
 
     def _run(self) -> None:
@@ -209,57 +375,154 @@ class _Users:
             asyncio.run(self._all())
             self._results.put(None)
         except BaseException as error:  # handed to the caller's thread, which raises it
+            self._opened.put(error)
             self._results.put(error)
 
     async def _all(self) -> None:
         self._loop = asyncio.get_running_loop()
-        address = self._transport.address
+        self._go, self._stopped = self._loop.create_future(), asyncio.Event()
+        await self._open()
+        self._opened.put(None)
+        started_s = await self._go
+        heart = asyncio.create_task(self._beat())
+        await self._sleep_until(started_s)
         try:
-            opened = await asyncio.gather(
-                *(Connection.open(address) for _ in range(self._concurrency))
-            )
+            match self._pattern:
+                case ClosedLoop(users, think_s):
+                    await asyncio.gather(*(self._user(number, think_s) for number in range(users)))
+                case Rounds(users):
+                    await self._rounds(users)
+                case Arrivals(times_s):
+                    await self._arrivals(started_s, times_s)
+        finally:
+            self._ended_s = time.monotonic()
+            heart.cancel()
+            for connection in self._idle:
+                connection.close()
+
+    async def _open(self) -> None:
+        address = self._transport.address
+        count = getattr(self._pattern, "users", _SPARE_CONNECTIONS)
+        try:
+            self._round_trip_s = await address.round_trip_s()
+            opening = (Connection.open(address) for _ in range(count))
+            self._idle = list(await asyncio.gather(*opening))
         except OSError as error:  # a time-out is one as well
             raise InvocationError(
                 f"Nothing answers at {address.host}:{address.port} ({error or 'timed out'}): is "
                 "the endpoint's region right, and is the network or the rehearsal up?",
                 kind="connection",
             ) from error
-        self._connections = dict(enumerate(opened))
-        await asyncio.gather(*(self._user(number) for number in range(self._concurrency)))
 
-    async def _user(self, number: int) -> None:
-        # Not `for job in self._jobs`: a job taken while stopping would be neither sent nor told.
-        while not self._is_stopping and (job := next(self._jobs, None)) is not None:
-            exchange = await self._exchange(number, job.wire())
-            self._results.put(_Finished(number, job, exchange))
-        self._connections[number].close()
+    async def _beat(self) -> None:
+        """Notice how late the loop is: a stamp is late by as much."""
+        due_s = time.monotonic()
+        while True:
+            due_s += _HEARTBEAT_S
+            await asyncio.sleep(due_s - time.monotonic())
+            late_s = time.monotonic() - due_s
+            self._lags_s.append(late_s)
+            due_s += max(0.0, late_s)
 
-    async def _exchange(self, number: int, wire: bytes) -> Exchange:
-        started = time.monotonic()
-        if not self._connections[number].is_usable:
-            try:
-                self._connections[number] = await Connection.open(self._transport.address)
-            except OSError as error:
-                failure = Failure("connection", str(error) or "timed out")
-                return Exchange(sent_s=started, ended_s=time.monotonic(), failure=failure)
-            if self._is_stopping:  # since it began to connect
-                failure = Failure("interrupted", "the run was interrupted")
-                return Exchange(sent_s=started, ended_s=time.monotonic(), failure=failure)
-        return await self._connections[number].send(wire, timeout_s=self._timeout_s)
+    async def _sleep_until(self, at_s: float) -> None:
+        """Sleep, but not beyond an interrupt."""
+        if (left_s := at_s - time.monotonic()) > 0 and not self._is_stopping:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), left_s)
+
+    def _take(self) -> _Job | None:
+        # Not taken while stopping: it would be neither sent nor told.
+        return None if self._is_stopping else self._jobs.take()
+
+    async def _user(self, number: int, think_s: float) -> None:
+        while job := self._take():
+            await self._send(job, user=number)
+            await self._sleep_until(time.monotonic() + think_s)
+
+    async def _rounds(self, users: int) -> None:
+        while jobs := list(itertools.takewhile(bool, (self._take() for _ in range(users)))):
+            await asyncio.gather(*(self._send(job, user=n) for n, job in enumerate(jobs)))
+
+    async def _arrivals(self, started_s: float, times_s: tuple[float, ...]) -> None:
+        running = set()
+        for time_s in times_s:
+            await self._sleep_until(started_s + time_s)
+            if (job := self._take()) is None:
+                break
+            running.add(task := asyncio.create_task(self._send(job, due_s=started_s + time_s)))
+            task.add_done_callback(running.discard)
+            if len(self._idle) < _SPARE_CONNECTIONS:
+                running.add(spare := asyncio.create_task(self._spare()))
+                spare.add_done_callback(running.discard)
+        while running:
+            await asyncio.wait(running)
+
+    async def _spare(self) -> None:
+        with suppress(OSError):  # whoever needs it will be told
+            self._idle.append(await Connection.open(self._transport.address))
+
+    async def _send(
+        self, job: _Job, *, user: int | None = None, due_s: float | None = None
+    ) -> None:
+        self._results.put(_Finished(user, job, await self._exchange(job), due_s))
+
+    async def _exchange(self, job: _Job) -> Exchange:
+        started_s = time.monotonic()
+        try:
+            connection = self._fresh() or await Connection.open(self._transport.address)
+        except OSError as error:
+            failure = Failure("connection", str(error) or "timed out")
+            return Exchange(sent_s=started_s, ended_s=time.monotonic(), failure=failure)
+        if self._is_stopping:  # since it began to connect
+            connection.close()
+            failure = Failure("interrupted", "the run was interrupted")
+            return Exchange(sent_s=started_s, ended_s=time.monotonic(), failure=failure)
+        self._busy.add(connection)
+        try:
+            return await connection.send(job.wire(), timeout_s=self._timeout_s)
+        finally:
+            self._busy.discard(connection)
+            if connection.is_usable:
+                self._idle.append(connection)
+
+    def _fresh(self) -> Connection | None:
+        """The connection that was used last, for it is the least likely to have gone stale."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return None
 
 
-def _record(finished: _Finished, transport: Transport) -> RequestRecord:
+def allow_connections(count: int) -> None:
+    """Raise this process's limit of open files, as far as the system allows."""
+    wanted = count + 256  # what a process needs besides
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+# --- what came of it ------------------------------------------------------------------------------
+
+
+def _record(
+    finished: _Finished, transport: Transport, *, count_tokens: CountTokens | None, part: int
+) -> RequestRecord:
     job, exchange = finished.job, finished.exchange
     reading = transport.read(exchange)
     chunk_s, usage = tuple(reading.chunk_s), reading.usage
-    counted = bool(usage and usage.output_tokens)
+    counts = _counts(reading, count_tokens)
+    source = next(iter(counts))
+    sent_s = exchange.sent_s if finished.intended_s is None else finished.intended_s
     prompt_counted = bool(usage and usage.prompt_tokens)
     return RequestRecord(
         index=job.index,
         user=finished.user,
         phase=job.phase,
         inference_id=job.inference_id,
-        sent_s=exchange.sent_s,
+        sent_s=sent_s,
         first_s=chunk_s[0] if chunk_s else None,
         last_s=chunk_s[-1] if chunk_s else None,
         ended_s=exchange.ended_s,
@@ -269,10 +532,22 @@ def _record(finished: _Finished, transport: Transport) -> RequestRecord:
         send_s=exchange.send_s,
         prompt_tokens=usage.prompt_tokens if prompt_counted else job.request.prompt_tokens,
         prompt_source="usage" if prompt_counted else job.request.prompt_source,
-        output_tokens=usage.output_tokens if counted else len(chunk_s),
-        tokens_source="usage" if counted else "chunks",
-        counts={"chunks": len(chunk_s)} | ({"usage": usage.output_tokens} if counted else {}),
+        output_tokens=counts[source],
+        tokens_source=source,
         asked_tokens=job.request.output_tokens,
         finish_reason=reading.finish_reason,
         error=reading.failure,
+        counts=counts,
+        dispatch_s=exchange.sent_s - sent_s,
+        part=part,
     )
+
+
+def _counts(reading, count_tokens: CountTokens | None) -> dict[str, int]:
+    """Output tokens by every source there is, the most trusted one first."""
+    counts = {}
+    if reading.usage and reading.usage.output_tokens:
+        counts["usage"] = reading.usage.output_tokens
+    if count_tokens and reading.text:
+        counts["tokenizer"] = count_tokens(reading.text)
+    return counts | {"chunks": len(reading.chunk_s)}

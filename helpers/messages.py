@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3.exceptions
 from botocore import eventstream, exceptions
@@ -93,8 +93,7 @@ class Fault:
     status: int | None = None
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One payload of a stream, the same for all containers.
 
     Attributes:
@@ -125,7 +124,7 @@ def parse_chunk(payload: str) -> Chunk:
         return Chunk(error=Fault("unreadable", f"not a JSON object: {payload[:200]}"))
     try:
         if data.get("error") or data.get("object") == "error":
-            return Chunk(error=_error(data))
+            return Chunk(error=fault(data))
         if "token" in data:
             return _tgi_chunk(data)
         return _openai_chunk(data)
@@ -169,7 +168,7 @@ _KIND_OF_STATUS = {400: "validation", 422: "validation", 424: "generation", 429:
 _STATUS_OF_TYPE = {"validation": 422, "overloaded": 429, "generation": 424}
 
 
-def _error(data: Mapping[str, Any], status: int | None = None) -> Fault:
+def fault(data: Mapping[str, Any], status: int | None = None) -> Fault:
     """A container's error body: TGI 2.x, TGI 3.x, or vLLM (nested, or flat in older ones)."""
     details = data["error"] if isinstance(data.get("error"), dict) else data
     message = str(details.get("message") or data.get("error") or "no reason given")
@@ -428,7 +427,7 @@ def _reply(body: bytes) -> Reply:
     data = _json_object(body)
     try:
         if data.get("error"):
-            raise _refused(_error(data))
+            raise _refused(fault(data))
         choice, usage = data["choices"][0], _usage(data.get("usage")) or Usage(None, None)
         return Reply(
             choice["message"].get("content") or "",
@@ -533,8 +532,8 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
     if code == "ModelError":
         original = response.get("OriginalMessage") or words
         data = _json_object(original)
-        fault = _error(data if data else {"error": original}, response.get("OriginalStatusCode"))
-        return _refused(fault, status=status, partial=partial)
+        said = fault(data if data else {"error": original}, response.get("OriginalStatusCode"))
+        return _refused(said, status=status, partial=partial)
     if code in ("ModelStreamError", "InternalStreamFailure"):
         return _broken(words, partial)
     if code == "ValidationError" and "not found" in words:

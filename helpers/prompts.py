@@ -7,6 +7,7 @@ is the first word without one; Llama 3's tokenizer looks a whole word up before 
 chat template, 10 for one user message; for another model's vocabulary the count is an estimate.
 """
 
+import math
 import random
 
 SOURCE = "one-token words of Llama 3's vocabulary, chat template not counted"
@@ -44,6 +45,7 @@ water wave weather week weight west wheel white wide wild wind window wine wing 
 woman wonder wood word work world year yellow young zero
 """
 _TASK, _WORDS = _OPENING.split(), _ENTRIES.split()
+LEAST = len(_TASK) + 1  # tokens of the shortest prompt
 
 
 def prompt(tokens: int, *, seed: int = 0) -> str:
@@ -54,9 +56,44 @@ def prompt(tokens: int, *, seed: int = 0) -> str:
     Raises:
         ValueError: When there is no room for the task itself.
     """
-    if tokens <= len(_TASK):
+    if tokens < LEAST:
         raise ValueError(
             f"A prompt of {tokens} tokens has no room for its task: ask for more than {len(_TASK)}."
         )
     words = random.Random(seed).choices(_WORDS, k=tokens - len(_TASK))
     return " ".join([*_TASK, *words])
+
+
+def length(mean: float, *, stddev: float, seed: int | str, least: int = 1) -> int:
+    """A length in tokens, drawn from a normal distribution, as llmperf's `--stddev-…` asks for.
+
+    llmperf draws again what is too short; here it becomes the shortest.
+
+    Args:
+        mean: The mean of many; without a deviation what each of them is.
+        stddev: Their standard deviation.
+        seed: The same one draws the same; a prompt and its reply want different ones, or long
+            prompts have long replies.
+        least: The shortest that makes sense: `LEAST` for a prompt.
+
+    Raises:
+        ValueError: When no such length makes sense.
+    """
+    if not (least <= mean < math.inf and 0 <= stddev < math.inf):
+        raise ValueError(
+            f"Lengths of {mean:g} ± {stddev:g} tokens make no sense: ask for a mean of at least "
+            f"{least} and a standard deviation of 0 or more."
+        )
+    return max(least, round(random.Random(f"length {seed}").gauss(mean, stddev)))
+
+
+def lengths(
+    count: int, *, mean: float, stddev: float, seed: int | str, least: int = 1
+) -> list[int]:
+    """So many of them, each with a seed of its own; arguments and errors as in `length`.
+
+    The first ones are the same however many are drawn.
+    """
+    return [
+        length(mean, stddev=stddev, seed=f"{seed} {index}", least=least) for index in range(count)
+    ]

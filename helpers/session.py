@@ -69,8 +69,35 @@ _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 # --- The session ----------------------------------------------------------------------------
 
 
+class Voice:
+    """Says and shows things, each with a word that says what they are worth.
+
+    Args:
+        label: The word: `rehearsal`, `aws`, or what else was measured.
+    """
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def say(self, text: str) -> None:
+        """Print, with the label before every line."""
+        for line in str(text).splitlines() or [""]:
+            print(f"[{self.label}] {line}".rstrip(), flush=True)
+
+    def say_measured(self, text: str) -> None:
+        """Print figures that differ from run to run: the label stands behind every line."""
+        for line in str(text).splitlines() or [""]:
+            print(f"{line} [{self.label}]", flush=True)
+
+    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A copy of a table with the label in its corner."""
+        frame = frame.copy()
+        frame.columns.name = self.label
+        return frame
+
+
 @dataclass
-class Session:
+class Session(Voice):
     """What every helper that talks to AWS is given.
 
     Attributes:
@@ -118,22 +145,6 @@ class Session:
             }
             self._clients[key] = self.boto.client(service, config=Config(**{**defaults, **config}))
         return self._clients[key]
-
-    def say(self, text: str) -> None:
-        """Print, with the label before every line."""
-        for line in str(text).splitlines() or [""]:
-            print(f"[{self.label}] {line}".rstrip(), flush=True)
-
-    def say_measured(self, text: str) -> None:
-        """Print figures that differ from run to run: the label stands behind every line."""
-        for line in str(text).splitlines() or [""]:
-            print(f"{line} [{self.label}]", flush=True)
-
-    def table(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A copy of a table with the label in its corner."""
-        frame = frame.copy()
-        frame.columns.name = self.label
-        return frame
 
     def describe(self) -> None:
         """Say where this session works, as whom and for whom."""

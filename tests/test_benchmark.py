@@ -201,7 +201,7 @@ def test_an_endpoint_nobody_can_reach_leaves_no_folder(session, served, tmp_path
     def unreachable(*_, **__):
         raise InvocationError("Nothing answers", kind="connection")
 
-    monkeypatch.setattr(load, "closed_loop", unreachable)
+    monkeypatch.setattr(load, "drive", unreachable)
     with pytest.raises(InvocationError):
         benchmark.run(session, served, results_dir=tmp_path)
     assert not list(tmp_path.iterdir())

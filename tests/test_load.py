@@ -36,10 +36,12 @@ class Endpoint(ScriptedEndpoint):
             credentials=Credentials("AKIDEXAMPLE", "a-secret"),
         )
 
-    def run(self, requests, **options):
+    def run(self, requests, pattern=None, *, users=1, **options):
         records = []
-        options = {"concurrency": 1, "timeout_s": 5.0, "on_record": records.append} | options
-        load.closed_loop(self.stream_of(), requests, **options)
+        options = {"timeout_s": 5.0, "on_record": records.append} | options
+        self.health = load.drive(
+            self.stream_of(), requests, pattern or load.ClosedLoop(users), **options
+        )
         return records
 
     def will_answer_slowly(self, times, *, pause_s=0.02):
@@ -74,7 +76,7 @@ def at_once(records):
 
 def test_every_request_is_sent_once_and_recorded_once(endpoint):
     endpoint.will_answer_slowly(7, pause_s=0)
-    records = endpoint.run(requests(7), concurrency=3)
+    records = endpoint.run(requests(7), users=3)
     assert sorted(body["number"] for body in endpoint.bodies) == list(range(7))
     assert sorted(record.index for record in records) == list(range(7))
     assert len({record.inference_id for record in records}) == 7
@@ -83,14 +85,14 @@ def test_every_request_is_sent_once_and_recorded_once(endpoint):
 
 def test_as_many_requests_are_in_flight_as_there_are_users(endpoint):
     endpoint.will_answer_slowly(9)
-    records = endpoint.run(requests(9), concurrency=3)
+    records = endpoint.run(requests(9), users=3)
     assert at_once(records) == 3
     assert Counter(record.user for record in records).keys() == {0, 1, 2}
 
 
 def test_a_user_sends_its_next_request_when_its_last_has_ended(endpoint):
     endpoint.will_answer_slowly(8)
-    records = endpoint.run(requests(8), concurrency=2)
+    records = endpoint.run(requests(8), users=2)
     for user in (0, 1):
         mine = sorted((r for r in records if r.user == user), key=lambda record: record.sent_s)
         waits = [b.sent_s - a.ended_s for a, b in zip(mine, mine[1:], strict=False)]
@@ -99,9 +101,7 @@ def test_a_user_sends_its_next_request_when_its_last_has_ended(endpoint):
 
 def test_warm_up_comes_first_and_hands_over_without_a_pause(endpoint):
     endpoint.will_answer_slowly(6)
-    records = sorted(
-        endpoint.run(requests(6), concurrency=2, warmup=2), key=lambda record: record.index
-    )
+    records = sorted(endpoint.run(requests(6), users=2, warmup=2), key=lambda record: record.index)
     assert [record.phase for record in records] == ["warmup"] * 2 + ["measured"] * 4
     assert records[2].sent_s - min(record.ended_s for record in records[:2]) < 0.02
 
@@ -164,16 +164,22 @@ def test_nobody_there_is_one_sentence_and_nothing_is_recorded():
     )
     records = []
     with pytest.raises(InvocationError, match=f"Nothing answers at 127.0.0.1:{port}"):
-        load.closed_loop(stream, requests(1), concurrency=1, on_record=records.append)
+        load.drive(stream, requests(1), load.ClosedLoop(1), on_record=records.append)
     assert records == []
 
 
 @pytest.mark.parametrize(
-    ("concurrency", "warmup", "count"), [(0, 0, 3), (2, 0, 1), (2, 2, 3), (1, -1, 3)]
+    ("pattern", "warmup", "words"),
+    [
+        (load.ClosedLoop(0), 0, "0 users send nothing"),
+        (load.Rounds(-1), 0, "-1 users send nothing"),
+        (load.ClosedLoop(1), -1, "Warm-up is 0 requests or more"),
+        (load.Arrivals((0.0, 0.1)), 0, "3 requests and 2 times"),
+    ],
 )
-def test_too_little_work_for_the_users_is_refused(endpoint, concurrency, warmup, count):
-    with pytest.raises(ValueError, match="cannot keep|at least one"):
-        endpoint.run(requests(count), concurrency=concurrency, warmup=warmup)
+def test_a_load_that_cannot_be_is_refused(endpoint, pattern, warmup, words):
+    with pytest.raises(ValueError, match=words):
+        endpoint.run(requests(3), pattern, warmup=warmup)
 
 
 def test_an_interrupt_records_what_is_in_flight_and_sends_nothing_more(endpoint):
@@ -269,3 +275,161 @@ def test_the_interpreters_switch_interval_is_put_back(endpoint):
     inside = []
     endpoint.run(requests(1), on_record=lambda record: inside.append(sys.getswitchinterval()))
     assert inside[0] < before == sys.getswitchinterval()
+
+
+# --- other patterns -------------------------------------------------------------------------------
+
+
+def test_in_rounds_nobody_starts_before_all_have_their_answers(endpoint):
+    endpoint.will_answer_slowly(1, pause_s=0.1)
+    endpoint.will_answer_slowly(5, pause_s=0.01)
+    records = sorted(endpoint.run(requests(6), load.Rounds(3)), key=lambda record: record.index)
+    rounds = [records[:3], records[3:]]
+    assert max(r.ended_s for r in rounds[0]) <= min(r.sent_s for r in rounds[1])
+    assert [{r.user for r in each} for each in rounds] == [{0, 1, 2}] * 2
+
+
+def test_a_last_round_may_be_smaller(endpoint):
+    endpoint.will_answer_slowly(4, pause_s=0)
+    assert len(endpoint.run(requests(4), load.Rounds(3))) == 4
+
+
+def test_users_think_between_their_requests(endpoint):
+    endpoint.will_answer_slowly(4, pause_s=0)
+    records = endpoint.run(requests(4), load.ClosedLoop(2, think_s=0.1))
+    for user in (0, 1):
+        first, second = sorted((r for r in records if r.user == user), key=lambda r: r.sent_s)
+        assert 0.1 <= second.sent_s - first.ended_s < 0.15
+
+
+def test_arrivals_come_by_their_schedule_whatever_has_been_answered(endpoint):
+    endpoint.will_stream(part(line("Hel")), part(line("lo", "length")), pause_s=0.3)
+    endpoint.will_answer_slowly(3, pause_s=0)
+    records = endpoint.run(requests(4), load.Arrivals((0.0, 0.05, 0.1, 0.15)))
+    in_order = sorted(records, key=lambda record: record.index)
+    starts = [record.sent_s - in_order[0].sent_s for record in in_order]
+    assert starts == pytest.approx([0.0, 0.05, 0.1, 0.15]), "latency counts from the intended time"
+    assert all(0 <= record.dispatch_s < 0.03 for record in records)
+    assert [record.user for record in records] == [None] * 4
+    assert records[-1].index == 0, "the slow one kept nobody from being sent"
+
+
+def test_arrivals_that_are_more_than_the_open_connections_get_new_ones(endpoint):
+    count = 3 * load._SPARE_CONNECTIONS
+    endpoint.will_answer_slowly(count, pause_s=0.05)
+    records = endpoint.run(requests(count), load.Arrivals((0.0,) * count))
+    assert at_once(records) == count and not any(record.error for record in records)
+
+
+def test_a_late_dispatch_is_in_the_latency_and_reported(endpoint, monkeypatch):
+    sign = SageMakerStream.request
+
+    def slow_the_second_time(self, body, *, inference_id):
+        if threading.current_thread().name == "load":
+            time.sleep(0.1)  # signing again, on the loop
+        return sign(self, body, inference_id=inference_id)
+
+    monkeypatch.setattr(load, "_SIGNATURE_LIFE_S", -1.0)
+    monkeypatch.setattr(SageMakerStream, "request", slow_the_second_time)
+    endpoint.will_answer_slowly(1, pause_s=0)
+    (record,) = endpoint.run(requests(1), load.Arrivals((0.0,)))
+    assert record.dispatch_s >= 0.1 and record.first_s - record.sent_s >= 0.1
+
+
+def test_poisson_arrivals_have_the_asked_rate_and_constant_ones_equal_gaps():
+    poisson = load.Arrivals.poisson(5.0, count=4000, seed=1).times_s
+    assert list(poisson) == sorted(poisson) and 4000 / poisson[-1] == pytest.approx(5.0, rel=0.05)
+    gaps = [b - a for a, b in zip(poisson, poisson[1:], strict=False)]
+    mean = sum(gaps) / len(gaps)
+    spread = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
+    assert spread == pytest.approx(mean, rel=0.1), "an exponential distribution"
+    assert poisson == load.Arrivals.poisson(5.0, count=4000, seed=1).times_s
+    assert load.Arrivals.constant(4.0, count=3).times_s == (0.0, 0.25, 0.5)
+
+
+# --- when it ends ---------------------------------------------------------------------------------
+
+
+def endless():
+    number = 0
+    while True:
+        yield from requests(1)
+        number += 1
+
+
+def test_a_run_can_end_by_time_and_what_is_in_flight_is_finished(endpoint):
+    endpoint.will_answer_slowly(200, pause_s=0.01)
+    records = endpoint.run(endless(), users=2, warmup=2, duration_s=0.2)
+    measured = [record for record in records if record.phase == "measured"]
+    first = min(record.sent_s for record in measured)
+    assert max(record.sent_s for record in measured) - first < 0.2
+    assert 0.15 < max(record.ended_s for record in measured) - first < 0.4
+    assert not any(record.error for record in records)
+    assert [record.phase for record in records].count("warmup") == 2
+
+
+def test_a_resumed_part_says_which_it_is(endpoint):
+    endpoint.will_answer_slowly(1, pause_s=0)
+    (record,) = endpoint.run(requests(1), part=2)
+    assert (record.part, endpoint.health.part) == (2, 2)
+
+
+# --- the client itself ----------------------------------------------------------------------------
+
+
+def test_clients_agree_on_a_start_once_they_are_ready(endpoint):
+    endpoint.will_answer_slowly(1, pause_s=0)
+    starts = []
+
+    def in_a_moment():
+        assert not endpoint.bodies, "nothing is sent before"
+        starts.append(time.monotonic() + 0.2)
+        return starts[0]
+
+    (record,) = endpoint.run(requests(1), starts_at=in_a_moment)
+    assert 0 <= record.sent_s - starts[0] < 0.05
+
+
+def test_an_interrupt_before_the_start_sends_nothing(endpoint):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.run(requests(2), starts_at=interrupted)
+    assert endpoint.bodies == []
+
+
+def test_the_engine_says_how_it_fared(endpoint):
+    endpoint.will_answer_slowly(4)
+    endpoint.run(requests(4), users=2)
+    health = endpoint.health
+    assert 0 < health.wall_s < 5 and health.cpu_s > 0
+    assert 0 <= health.loop_lag_p50_s <= health.loop_lag_p99_s <= health.loop_lag_max_s < 1
+    assert 0 < health.round_trip_s < 0.1 and health.clock_offset_s == 0
+
+
+def test_a_loop_that_is_held_up_is_noticed(endpoint, monkeypatch):
+    send = load.Connection.send
+
+    async def hold_up_and_send(self, *arguments, **options):
+        time.sleep(0.15)
+        return await send(self, *arguments, **options)
+
+    monkeypatch.setattr(load.Connection, "send", hold_up_and_send)
+    endpoint.will_answer_slowly(1)
+    endpoint.run(requests(1))
+    assert endpoint.health.loop_lag_max_s > 0.1
+
+
+def test_tokens_come_from_the_tokenizer_where_the_server_does_not_count(endpoint):
+    endpoint.will_answer_slowly(1, pause_s=0)
+    (record,) = endpoint.run(requests(1), count_tokens=len)
+    assert (record.output_tokens, record.tokens_source) == (5, "tokenizer")
+    assert record.counts == {"tokenizer": 5, "chunks": 2}
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted(endpoint, monkeypatch):
+    monkeypatch.setattr("helpers.connection.MAX_IDLE_S", 0.05)
+    endpoint.will_answer_slowly(2, pause_s=0)
+    records = endpoint.run(requests(2), load.ClosedLoop(1, think_s=0.1))
+    assert all(record.connect_s > 0 for record in records)

@@ -45,10 +45,10 @@ def chat_requests(count, output_tokens=20):
 
 def measure(here, *, count, users, output_tokens=20):
     records = []
-    load.closed_loop(
+    load.drive(
         SageMakerStream.of(here, deployed.NAME),
         chat_requests(count, output_tokens),
-        concurrency=users,
+        load.ClosedLoop(users),
         on_record=records.append,
     )
     return records

@@ -1,11 +1,15 @@
 """One request over the wire: HTTP read as it arrives, signed, stamped, decoded afterwards."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
+import pickle
+import socket
 import ssl
 import subprocess
+import threading
 import time
 
 import h11
@@ -13,12 +17,14 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.eventstream import EventStreamBuffer, ParserError
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedEndpoint, event, exception, part
 
+from helpers.connection import Address, Connection, Exchange, HTTPResponse
 from helpers.errors import InvocationError
-from helpers.transport import Address, Connection, Exchange, HTTPResponse, SageMakerStream
+from helpers.transport import OpenAIStream, SageMakerStream, StreamFailed, payloads
 
 CREDENTIALS = Credentials("AKIDEXAMPLE", "a-secret", "a-session-token")
 
@@ -359,7 +365,7 @@ def test_the_last_line_may_lack_its_newline():
         (part(line("Hi")), "truncated", "without a finish reason"),
         (part(line(None, "eos_token")), "empty", "without any text"),
         (b"", "truncated", "without a finish reason"),
-        (part(line("Hi")) + part(THREE_TOKENS)[:-1] + b"?", "framing", "Checksum"),
+        (part(line("Hi")) + part(THREE_TOKENS)[:-1] + b"?", "framing", "checksum"),
         (
             part(line("Hi"))
             + exception("ModelStreamError", Message="no", ErrorCode="StreamBroken"),
@@ -387,3 +393,220 @@ def test_the_last_line_may_lack_its_newline():
 def test_an_incomplete_reply_says_why(body, kind, words):
     failure = read_from(body).failure
     assert failure.kind == kind and words in failure.message
+
+
+# --- SageMaker's framing --------------------------------------------------------------------------
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=300), max_size=8),
+    cuts=st.sets(st.integers(1, 2000)),
+    harm=st.none() | st.tuples(st.integers(0, 2000), st.integers(1, 255)),
+)
+def test_an_event_stream_is_taken_apart_as_botocore_does_it(pieces, cuts, harm):
+    body = bytearray(b"".join(map(part, pieces)))
+    if harm and body:
+        body[harm[0] % len(body)] ^= harm[1]
+    places = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
+    parts = [(0.0, bytes(body[a:b])) for a, b in zip(places, places[1:], strict=False)]
+    assert payloads_of(parts) == payloads_as_botocore_sees_them(parts)
+
+
+def payloads_of(parts):
+    found = []
+    try:
+        found += (payload for _, payload in payloads(parts))
+    except StreamFailed:
+        return found, "broken"
+    return found, None
+
+
+def payloads_as_botocore_sees_them(parts):
+    buffer, found = EventStreamBuffer(), []
+    try:
+        for _, data in parts:
+            buffer.add_data(data)
+            found += (event.payload for event in buffer)
+    except ParserError:
+        return found, "broken"
+    return found, None
+
+
+# --- any OpenAI-compatible server -----------------------------------------------------------------
+
+
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def send_events(*events, ending=b"0\r\n\r\n"):
+    return send_raw(SSE + b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in events) + ending)
+
+
+def openai_reading(endpoint, **options):
+    stream = OpenAIStream(endpoint.url + "/v1", **options)
+
+    async def talk():
+        connection = await Connection.open(stream.address)
+        try:
+            return await connection.send(stream.request(b"{}", inference_id="an-id"), timeout_s=5)
+        finally:
+            connection.close()
+
+    return stream.read(asyncio.run(talk()))
+
+
+def test_an_openai_stream_is_counted_like_any_other(endpoint):
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}\n\n'
+    endpoint._scripts.append(send_events(THREE_TOKENS, usage, b"data: [DONE]\n\n"))
+    reading = openai_reading(endpoint)
+    assert (len(reading.chunk_s), reading.text, reading.finish_reason) == (3, "Hello!", "length")
+    assert (reading.usage.output_tokens, reading.failure) == (3, None)
+
+
+def test_an_openai_request_carries_its_key_and_its_id():
+    stream = OpenAIStream("http://127.0.0.1:8000/v1/", key=lambda: "a-key")
+    wire = stream.request(b"{}", inference_id="an-id").decode()
+    assert wire.startswith("POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n")
+    assert "\r\nAuthorization: Bearer a-key\r\n" in wire
+    assert wire.count(": an-id\r\n") == 2
+    assert (
+        "Authorization"
+        not in OpenAIStream("http://127.0.0.1:8000").request(b"{}", inference_id="i").decode()
+    )
+
+
+def test_an_openai_refusal_keeps_the_servers_words(endpoint):
+    body = b'{"error":{"message":"slow down","code":429}}'
+    answer = b"HTTP/1.1 429 Too Many\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    endpoint._scripts.append(send_raw(answer))
+    failure = openai_reading(endpoint).failure
+    assert (failure.kind, failure.message, failure.status) == ("overloaded", "slow down", 429)
+
+
+def test_a_server_that_does_not_stream_is_told_apart_from_one_that_breaks_off(endpoint):
+    body = b'{"choices":[{"message":{"content":"Hello"}}]}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    endpoint._scripts.append(send_raw(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)))
+    failure = openai_reading(endpoint).failure
+    assert failure.kind == "framing" and "application/json" in failure.message
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://127.0.0.1", "", "http://"])
+def test_what_is_no_address_of_a_server_is_refused(url):
+    with pytest.raises(InvocationError, match="such as http://127.0.0.1:8000/v1"):
+        OpenAIStream(url)
+
+
+@pytest.mark.parametrize(
+    "stream", [stream_of("http://127.0.0.1:9"), OpenAIStream("http://127.0.0.1:9", key="a-key")]
+)
+def test_a_transport_can_be_sent_to_another_machine(stream):
+    again = pickle.loads(pickle.dumps(stream))
+    for one in (stream, again):
+        assert one.address == stream.address
+    signed = [one.request(b"{}", inference_id="i").decode() for one in (stream, again)]
+    assert [line.partition(" ")[0] for line in signed[0].split("\r\n")] == [
+        line.partition(" ")[0] for line in signed[1].split("\r\n")
+    ]
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """Opens tunnels, and remembers what it was asked."""
+
+    def __init__(self, *, status=200):
+        self.asked, self._status = [], status
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self):
+        tunnels = []
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                tunnels.append(threading.Thread(target=self._tunnel, args=(client,)))
+                tunnels[-1].start()
+        for tunnel in tunnels:
+            tunnel.join()
+
+    def _tunnel(self, client):
+        with client:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                if not (data := client.recv(4096)):
+                    return  # a knock, to see how far it is
+                head += data
+            self.asked.append(head.decode())
+            client.sendall(b"HTTP/1.1 %d Well\r\n\r\n" % self._status)
+            if self._status == 200:
+                host, _, port = head.split()[1].decode().rpartition(":")
+                with socket.create_connection((host, int(port))) as upstream:
+                    back = threading.Thread(target=self._pump, args=(upstream, client))
+                    back.start()
+                    self._pump(client, upstream)
+                    back.join()
+
+    def _pump(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def proxy():
+    one = Proxy()
+    yield one
+    one.close()
+
+
+def through(proxy, url, login=""):
+    proxies = {"http": f"http://{login}127.0.0.1:{proxy.port}"}
+    return SageMakerStream(
+        "e", endpoint_url=url, region="r", credentials=CREDENTIALS, proxies=proxies
+    )
+
+
+def test_requests_go_through_the_proxy_that_botocore_would_use(endpoint, proxy):
+    endpoint.will_stream(part(THREE_TOKENS))
+    stream = through(proxy, endpoint.url, "ann:s%40crum@")
+
+    async def talk():
+        assert await stream.address.round_trip_s() < 1
+        connection = await Connection.open(stream.address)
+        try:
+            return await connection.send(stream.request(b'{"a":1}', inference_id="i"), timeout_s=5)
+        finally:
+            connection.close()
+
+    assert len(stream.read(asyncio.run(talk())).chunk_s) == 3
+    (asked,) = proxy.asked
+    place = endpoint.url.removeprefix("http://")
+    assert asked.startswith(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n")
+    assert f"Basic {base64.b64encode(b'ann:s@crum').decode()}" in asked
+    assert "s%40crum" not in repr(stream.address) and "Basic" not in repr(stream.address)
+
+
+def test_a_proxy_that_refuses_is_a_connection_that_cannot_be_opened():
+    refusing = Proxy(status=407)
+    stream = through(refusing, "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="407"):
+        asyncio.run(Connection.open(stream.address))
+    refusing.close()
+
+
+def test_the_environment_names_the_proxy_and_its_exceptions(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    far = Address.of("https://runtime.sagemaker.us-east-1.amazonaws.com")
+    assert (far.proxy.host, far.proxy.port) == ("proxy.example", 3128)
+    assert Address.of("https://127.0.0.1:1").proxy is None
