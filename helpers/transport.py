@@ -240,7 +240,8 @@ _FRAME_BYTES = 16  # prelude and the message's own checksum
 def payloads(parts: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
     """SageMaker's event stream taken apart, both checksums of each message checked.
 
-    botocore's own parser takes 30 µs an event, which is more than all the rest; this one takes 3.
+    botocore's own parser takes 8 µs an event, as long as all else that is done with a token; this
+    one takes 1.
     Format: `vnd.amazon.eventstream`, lengths of message and headers, their CRC, headers, payload,
     CRC of all that.
 
