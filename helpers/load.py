@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from helpers.connection import Connection, Exchange
 from helpers.errors import InvocationError
 from helpers.records import ClientHealth, Failure, RequestRecord
-from helpers.transport import Transport
+from helpers.transport import Reading, Transport
 
 # SageMaker ends a stream after 8 minutes; later than that nothing can come.
 TIMEOUT_S = 500.0
@@ -159,7 +159,17 @@ def drive(
     def record_all() -> None:
         for finished in engine.finished():
             jobs.sign_one()
-            on_record(_record(finished, transport, count_tokens=count_tokens, part=part))
+            on_record(
+                record_of(
+                    finished.job,
+                    finished.exchange,
+                    transport.read(finished.exchange),
+                    user=finished.user,
+                    intended_s=finished.intended_s,
+                    count_tokens=count_tokens,
+                    part=part,
+                )
+            )
 
     with _undisturbed():
         engine.open()
@@ -507,19 +517,35 @@ def allow_connections(count: int) -> None:
 # --- what came of it ------------------------------------------------------------------------------
 
 
-def _record(
-    finished: _Finished, transport: Transport, *, count_tokens: CountTokens | None, part: int
+def record_of(
+    job,
+    exchange: Exchange,
+    reading: Reading,
+    *,
+    user: int | None,
+    intended_s: float | None = None,
+    count_tokens: CountTokens | None = None,
+    part: int = 0,
 ) -> RequestRecord:
-    job, exchange = finished.job, finished.exchange
-    reading = transport.read(exchange)
+    """The record of a request that has ended.
+
+    Args:
+        job: What was sent: its `index`, `request`, `phase`, `inference_id` and `sign_s`.
+        exchange: What the socket saw.
+        reading: What the answer contained.
+        user: Who sent it, None for a schedule.
+        intended_s: When a schedule wanted it sent.
+        count_tokens: The model's own tokenizer.
+        part: As in `RequestRecord`.
+    """
     chunk_s, usage = tuple(reading.chunk_s), reading.usage
     counts = _counts(reading, count_tokens)
     source = next(iter(counts))
-    sent_s = exchange.sent_s if finished.intended_s is None else finished.intended_s
+    sent_s = exchange.sent_s if intended_s is None else intended_s
     prompt_counted = bool(usage and usage.prompt_tokens)
     return RequestRecord(
         index=job.index,
-        user=finished.user,
+        user=user,
         phase=job.phase,
         inference_id=job.inference_id,
         sent_s=sent_s,
@@ -543,7 +569,7 @@ def _record(
     )
 
 
-def _counts(reading, count_tokens: CountTokens | None) -> dict[str, int]:
+def _counts(reading: Reading, count_tokens: CountTokens | None) -> dict[str, int]:
     """Output tokens by every source there is, the most trusted one first."""
     counts = {}
     if reading.usage and reading.usage.output_tokens:

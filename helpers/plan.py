@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -198,11 +197,14 @@ class Load:
             is_chat: Whether the endpoint speaks the Messages API; TGI's own `inputs` otherwise.
         """
         seed = self.seed * 1_000_003 + index
-        prompt_tokens = _length(
-            self.input_tokens, self.input_tokens_stddev, seed=f"in {seed}", least=prompts.LEAST
+        prompt_tokens = prompts.length(
+            self.input_tokens,
+            stddev=self.input_tokens_stddev,
+            seed=f"in {seed}",
+            least=prompts.LEAST,
         )
-        output_tokens = _length(
-            self.output_tokens, self.output_tokens_stddev, seed=f"out {seed}", least=2
+        output_tokens = prompts.length(
+            self.output_tokens, stddev=self.output_tokens_stddev, seed=f"out {seed}", least=2
         )
         text = prompts.prompt(prompt_tokens, seed=seed)
         body = (_chat if is_chat else _generation)(text, output_tokens, model=model)
@@ -220,10 +222,3 @@ def _chat(text: str, output_tokens: int, *, model: str) -> dict:
 
 def _generation(text: str, output_tokens: int, *, model: str) -> dict:
     return {"inputs": text, "parameters": {"max_new_tokens": output_tokens}, "stream": True}
-
-
-def _length(mean: int, stddev: float, *, seed: str, least: int) -> int:
-    """A length drawn as llmperf draws it, from a normal distribution; the mean without spread."""
-    if not stddev:
-        return mean
-    return max(least, round(random.Random(seed).gauss(mean, stddev)))

@@ -85,15 +85,3 @@ def length(mean: float, *, stddev: float, seed: int | str, least: int = 1) -> in
             f"{least} and a standard deviation of 0 or more."
         )
     return max(least, round(random.Random(f"length {seed}").gauss(mean, stddev)))
-
-
-def lengths(
-    count: int, *, mean: float, stddev: float, seed: int | str, least: int = 1
-) -> list[int]:
-    """So many of them, each with a seed of its own; arguments and errors as in `length`.
-
-    The first ones are the same however many are drawn.
-    """
-    return [
-        length(mean, stddev=stddev, seed=f"{seed} {index}", least=least) for index in range(count)
-    ]

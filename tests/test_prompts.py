@@ -1,6 +1,11 @@
-"""Prompts of a known length."""
+"""Prompts of a known length, and lengths that are drawn."""
+
+import random
+import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import prompts
 
@@ -32,3 +37,50 @@ def test_every_word_is_plain_lower_case_after_the_first():
 def test_a_prompt_too_short_for_its_task_is_refused():
     with pytest.raises(ValueError, match="more than 27"):
         prompts.prompt(27)
+
+
+def drawn(count=5000, **changed):
+    asked = {"mean": 550, "stddev": 150, "seed": 0, "least": 28} | changed
+    seed = asked.pop("seed")
+    return [prompts.length(seed=f"{seed} {number}", **asked) for number in range(count)]
+
+
+def test_drawn_lengths_have_the_mean_and_the_deviation_asked_for():
+    assert statistics.mean(drawn()) == pytest.approx(550, abs=8)
+    assert statistics.stdev(drawn()) == pytest.approx(150, abs=6)
+
+
+def test_without_a_deviation_every_length_is_the_mean():
+    assert drawn(3, stddev=0) == drawn(3, stddev=0, seed=9) == [550] * 3
+
+
+def test_the_same_seed_draws_the_same_length_whatever_else_is_drawn():
+    expected = drawn(20)
+    random.seed(1)
+    assert drawn(20) == expected
+    assert drawn(20, seed=1) != expected != drawn(20, seed="0 replies")
+
+
+def test_lengths_of_prompts_and_of_replies_with_seeds_of_their_own_have_nothing_in_common():
+    pairs = drawn(seed="0 prompts"), drawn(seed="0 replies")
+    assert abs(statistics.correlation(*pairs)) < 0.05
+
+
+@given(
+    mean=st.floats(1, 1e6), stddev=st.floats(0, 1e6), least=st.integers(1, 100), seed=st.integers()
+)
+def test_no_length_is_less_than_the_least(mean, stddev, least, seed):
+    lengths = drawn(20, mean=mean + least, stddev=stddev, least=least, seed=seed)
+    assert all(isinstance(length, int) and length >= least for length in lengths)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"mean": 27}, {"stddev": -1}, {"mean": float("nan")}, {"stddev": float("inf")}]
+)
+def test_lengths_that_make_no_sense_are_refused(changed):
+    with pytest.raises(ValueError, match="ask for a mean of at least 28"):
+        drawn(**changed)
+
+
+def test_a_prompt_may_have_the_least_length():
+    assert len(prompts.prompt(prompts.LEAST).split()) == prompts.LEAST

@@ -5,13 +5,20 @@ import json
 import logging
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from small_aws import (
     ARN,
     GUIDE_ENV,
@@ -889,6 +896,40 @@ def test_the_hub_does_not_know_other_models_or_pages(world):
     with pytest.raises(RepositoryNotFoundError):
         hub_api(world, "hf_rehearsal").model_info("nobody/nothing")
     assert world.ask("/api/datasets")[0] == 404
+
+
+def tokenizer_file(world, token, cache_dir, *, name="tokenizer.json", **options):
+    return hub_api(world, token).hf_hub_download(
+        RECIPE.model_id, name, cache_dir=cache_dir, **options
+    )
+
+
+def test_the_hub_hands_out_a_tokenizer_that_says_it_is_a_rehearsals(world, tmp_path):
+    path = Path(tokenizer_file(world, "hf_rehearsal", tmp_path))
+    assert "rehearsal" in path.read_text() and path.parent.name == hub.REVISION
+    again = tokenizer_file(world, "hf_rehearsal", tmp_path / "anew", revision=hub.REVISION)
+    assert Path(again).read_text() == path.read_text()
+
+
+@pytest.mark.parametrize("token", [False, hub.UNGRANTED_TOKEN])
+def test_the_hub_refuses_a_gated_models_files_to_others(world, token, tmp_path):
+    with pytest.raises(GatedRepoError):
+        tokenizer_file(world, token, tmp_path)
+
+
+def test_the_hub_has_no_other_file_and_no_other_revision(world, tmp_path):
+    with pytest.raises(EntryNotFoundError):
+        tokenizer_file(world, "hf_rehearsal", tmp_path, name="config.json")
+    with pytest.raises(RevisionNotFoundError):
+        tokenizer_file(world, "hf_rehearsal", tmp_path, revision="a\r\nb")
+
+
+def test_an_object_of_s3_may_be_called_like_a_file_of_the_hub(world):
+    s3 = world.client("s3", s3={"addressing_style": "path"})
+    s3.create_bucket(Bucket="models")
+    s3.put_object(Bucket="models", Key="a/resolve/main/tokenizer.json", Body=b"mine")
+    found = s3.get_object(Bucket="models", Key="a/resolve/main/tokenizer.json")
+    assert found["Body"].read() == b"mine"
 
 
 def test_a_weight_is_told_from_a_models_name():

@@ -1,14 +1,18 @@
-"""The little of the Hugging Face Hub that the workshop asks: who am I, and may I have this model?
+"""The little of the Hugging Face Hub that the workshop asks for.
 
-Nothing is looked up anywhere: the models are those the workshop knows, and a token is anything
-that looks like one. `UNGRANTED_TOKEN` is a member who has not accepted any license yet.
+Who am I, may I have this model, and its tokenizer. Nothing is looked up anywhere: the models are
+those the workshop knows, a token is anything that looks like one, and every model's tokenizer is
+the one that cuts made-up replies as `container/text.py` does. `UNGRANTED_TOKEN` is a member who has
+not accepted any license yet.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
+from helpers.rehearsal.container.text import PIECE
 from helpers.rehearsal.server import Answer
 
 UNGRANTED_TOKEN = "hf_rehearsal_without_license"
@@ -16,6 +20,32 @@ USER = "rehearsal"
 
 _TOKEN = re.compile(r"hf_\w{1,200}")
 _MODEL = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(auth-check|revision/[^/]+))?/?")
+_FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+
+# A tokenizer without a vocabulary: each piece of `container/text.py` is the one token there is.
+# What its file may contain is fixed, so that token is where it says whose it is.
+_TOKEN_NAME = "<|rehearsal|>"
+_TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": PIECE.pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {_TOKEN_NAME: 0}, "unk_token": _TOKEN_NAME},
+    }
+).encode()
+_DIGEST = hashlib.sha256(_TOKENIZER).hexdigest()
+# Where a client keeps files: another tokenizer is another revision.
+REVISION = f"rehearsal-{_DIGEST[:12]}"
 
 
 def refusal(model_id: str, token: str | None, *, gated: bool) -> tuple[int, str] | None:
@@ -55,27 +85,42 @@ class Hub:
         self._gated = dict(gated)
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Answer:
-        """Answer `/api/whoami-v2`, `/api/models/{org}/{name}` and its `/auth-check`."""
+        """Answer a GET or HEAD: who a token is, a model, whether it may be had, its tokenizer.
+
+        `/api/whoami-v2`, `/api/models/{org}/{name}` with or without `/auth-check`, and
+        `/{org}/{name}/resolve/main/tokenizer.json`.
+        """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
         path = unquote(path)
         if path == "/api/whoami-v2":
             return _whoami(token)
         if match := _MODEL.fullmatch(path):
-            return self._model(match[1], token, only_check=match[2] == "auth-check")
-        return _error(404, "", "The rehearsal's Hub offers whoami-v2 and models/{org}/{name} only.")
+            only_check = match[2] == "auth-check"
+            return self._refused(match[1], token) or self._model(match[1], only_check=only_check)
+        if match := _FILE.fullmatch(path):
+            return self._refused(match[1], token) or _file(revision=match[2], name=match[3])
+        return _error(
+            404,
+            "",
+            "The rehearsal's Hub offers whoami-v2, models/{org}/{name} and a model's "
+            "tokenizer.json only.",
+        )
 
-    def _model(self, model_id: str, token: str, *, only_check: bool) -> Answer:
+    def _refused(self, model_id: str, token: str) -> Answer | None:
         if model_id not in self._gated:
             known = ", ".join(sorted(self._gated))
             return _error(
                 404, "RepoNotFound", f"Repository not found; the rehearsal knows {known}."
             )
         refused = refusal(model_id, token, gated=self._gated[model_id])
-        if refused:
-            status, message = refused
-            code = "" if message.startswith("Invalid") else "GatedRepo"
-            return _error(status, code, message)
+        if refused is None:
+            return None
+        status, message = refused
+        code = "" if message.startswith("Invalid") else "GatedRepo"
+        return _error(status, code, message)
+
+    def _model(self, model_id: str, *, only_check: bool) -> Answer:
         if only_check:
             return _json(200, {})
         return _json(
@@ -90,9 +135,28 @@ class Hub:
                 "downloads": 0,
                 "likes": 0,
                 "tags": ["rehearsal"],
-                "siblings": [],
+                "siblings": [{"rfilename": "tokenizer.json"}],
             },
         )
+
+
+def _file(*, revision: str, name: str) -> Answer:
+    """A file of a model's repository, with what huggingface_hub 2.4 wants to know of it."""
+    if revision not in ("main", REVISION):
+        return _error(404, "RevisionNotFound", "Invalid rev id")
+    if name != "tokenizer.json":
+        absent = _error(404, "EntryNotFound", "Entry not found")
+        return absent._replace(headers={**absent.headers, "X-Repo-Commit": REVISION})
+    return Answer(
+        200,
+        {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(_TOKENIZER)),  # also when only the head is asked for
+            "ETag": f'"{_DIGEST}"',
+            "X-Repo-Commit": REVISION,
+        },
+        _TOKENIZER,
+    )
 
 
 def _whoami(token: str) -> Answer:

@@ -31,6 +31,7 @@ _TICK_S = 0.1  # real seconds
 _RUNTIME = re.compile(
     r"/endpoints/([^/]+)/(invocations|invocations-response-stream|openai/v1/chat/completions)"
 )
+_HUB = re.compile(r"/api/|/[^/]+/[^/]+/resolve/")
 _FAULTS = re.compile("(GET|PUT|DELETE) /faults(?:/([a-z-]+))?")
 _READS = ("Describe", "Get", "List")
 # What a request may ask for that no endpoint here has; else it would be dropped in silence.
@@ -383,7 +384,7 @@ async def _invoke(parts: Parts, request: Request, response: Response, region: st
 def _is_hub(request: Request) -> bool:
     signed = "authorization" in request.headers and request.region is not None
     signed = signed or "X-Amz-" in request.query or "AWSAccessKeyId=" in request.query
-    return request.path.startswith("/api/") and not signed
+    return bool(_HUB.match(request.path)) and not signed
 
 
 def _refusal(status: int, code: str, message: str) -> Answer:

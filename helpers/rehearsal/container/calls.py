@@ -1,13 +1,14 @@
 """One request under way: what is known of it, and how it ends."""
 
 import asyncio
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.rehearsal.aws.endpoints import Deployment
 from helpers.rehearsal.container.containers import Container
-from helpers.rehearsal.container.doors import Door
+from helpers.rehearsal.container.doors import Door, Outlet
 from helpers.rehearsal.container.timers import KeepAlive, Timer
 from helpers.rehearsal.container.validation import Asked
 from helpers.rehearsal.faults import Options
@@ -43,6 +44,8 @@ class Call:
         due_first_s: The twin's deadline for the first token.
         due_last_s: The same for the last one.
         status: HTTP status of the container; 0: it gave no answer.
+        sent_s: When each line was about to be handed to the socket; None unless somebody wants
+            to know (`Noted`).
         tokens: How many were made.
         late_s: How far behind its deadline one was at most.
         prompt_tokens: Of the request.
@@ -67,6 +70,7 @@ class Call:
     due_first_s: float | None = None
     due_last_s: float | None = None
     status: int = 200
+    sent_s: array | None = None
     tokens: int = 0
     late_s: float = 0.0
     prompt_tokens: int | None = None
@@ -106,7 +110,11 @@ class Call:
 
     def record(self) -> dict[str, Any]:
         """What `truth.Truth` keeps of it."""
-        at_once = self.outcome == "complete" and not (self.asked.stream and self.door.streams)
+        is_complete = self.outcome == "complete"
+        at_once = is_complete and not (self.asked.stream and self.door.streams)
+        first_s, last_s = self.last_s if at_once else self.first_s, self.last_s
+        if token_s := self._token_s():
+            first_s, last_s = token_s[0], token_s[-1] if is_complete else None
         return {
             "inference_id": self.inference_id,
             "endpoint": self.deployment.name,
@@ -115,8 +123,9 @@ class Call:
             "dialect": self.container.contract.dialect,
             "stream": self.asked.stream if self.asked else None,
             "arrival_s": self.arrival_s,
-            "first_s": self.last_s if at_once else self.first_s,
-            "last_s": self.ended_s if self.last_s is None else self.last_s,
+            "first_s": first_s,
+            "last_s": self.ended_s if last_s is None else last_s,
+            "token_us": None if at_once else [round((at - first_s) * 1e6) for at in token_s],
             "due_first_s": self.due_first_s,
             "due_last_s": self.due_last_s,
             "late_max_ms": round(self.late_s * 1000, 3),
@@ -126,3 +135,52 @@ class Call:
             "outcome": self.outcome,
             "faults": list(self.struck),
         }
+
+    def _token_s(self) -> Sequence[float]:
+        """When each token was about to be handed to the socket; nothing unless that was noted."""
+        if self.sent_s is None:
+            return ()
+        # The line of a role comes before the first token, what `close` sends after the last.
+        before = int(self.container.dialect.role_chunk and self.asked.chat)
+        return self.sent_s[before : before + self.tokens]
+
+
+class Noted(Outlet):
+    """Stands in front of the real outlet, behind all faults, and notes when each line leaves.
+
+    A line is cut into payload parts after it, but leaves in one write, all its parts together:
+    the moment noted is the one before that write, for the line's last byte as for its first.
+
+    Args:
+        outlet: The real one.
+        sent_s: Where moments are put, seconds of the loop's clock.
+    """
+
+    def __init__(self, outlet: Outlet, sent_s: array):
+        self._outlet = outlet
+        self._sent_s = sent_s
+        self._now_s = asyncio.get_running_loop().time
+
+    def send(self, line: bytes) -> None:
+        """Send a line; a keep-alive and garbage are not noted."""
+        if line.startswith(b"data:"):
+            self._sent_s.append(self._now_s())
+        self._outlet.send(line)
+
+    def close(self, lines: Sequence[bytes]) -> None:
+        """Send the last lines, of which the first brings the last token, and end the stream."""
+        self._sent_s.append(self._now_s())
+        self._outlet.close(lines)
+
+    def error(self, code: str, message: str) -> None:
+        """SageMaker gives the stream up."""
+        self._outlet.error(code, message)
+
+    def reset(self) -> None:
+        """Break the client's connection off."""
+        self._outlet.reset()
+
+    def corrupt(self, line: bytes) -> None:
+        """Send a line whose checksum is wrong."""
+        self._sent_s.append(self._now_s())
+        self._outlet.corrupt(line)

@@ -9,6 +9,7 @@ as SageMaker does on that route (`doors`). Where there is a backend, it takes th
 import asyncio
 import itertools
 import random
+from array import array
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from helpers.clock import Clock
 from helpers.rehearsal.aws.endpoints import Deployment
 from helpers.rehearsal.container import breakage, cuts, text, validation, wire
-from helpers.rehearsal.container.calls import Call
+from helpers.rehearsal.container.calls import Call, Noted
 from helpers.rehearsal.container.containers import Container
 from helpers.rehearsal.container.doors import EVENT_LINES, Door, EventStreamDoor, OpenAiDoor, Outlet
 from helpers.rehearsal.container.replicas import Sink, Streamed, Whole
@@ -273,6 +274,9 @@ class Runtime:
     ) -> Outlet:
         """Begin a streamed answer: its outlet, kept alive, behind the faults that strike it."""
         outlet = call.door.stream(EVENT_LINES)
+        if self._truth and call.door.streams:
+            call.sent_s = array("d")
+            outlet = Noted(outlet, call.sent_s)
         for name in breakage.STREAMS_ONLY:
             if name in call.struck:
                 outlet = breakage.Struck(outlet, name, call.struck[name], call.finish_as)

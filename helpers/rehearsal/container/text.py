@@ -42,7 +42,7 @@ _SENTENCES = (
 _REMIND_EVERY = 6  # sentences
 
 # Pieces of at most nine letters, with the space before them: about as long as a model's tokens.
-_PIECE = re.compile(r" ?\w{1,9}| ?[^\w\s]\uFE0F?|\s")
+PIECE = re.compile(r" ?\w{1,9}| ?[^\w\s]\uFE0F?|\s")
 
 _BEGIN, _PER_MESSAGE, _ASSISTANT_HEADER = 1, 5, 4  # tokens of the Llama 3 template, wire-format.md
 _COUNTED = 2**17  # characters
@@ -138,7 +138,7 @@ def _stopped(words: list[str], stop: Sequence[str]) -> int | None:
 
 @cache
 def _split(sentence: str) -> tuple[str, ...]:
-    return tuple(_PIECE.findall(sentence))
+    return tuple(PIECE.findall(sentence))
 
 
 @lru_cache(maxsize=1024)
