@@ -1,192 +1,195 @@
-"""Measure an endpoint: so many users, so many requests, one folder of results a run.
+"""Measure an endpoint: a load, and one folder of results a run.
 
-`python -m helpers.benchmark --endpoint NAME --concurrency 5 --requests 50` does the same from a
-terminal; a list of concurrencies (`1,2,4,8`) is a sweep.
+`python -m helpers.benchmark` does the same from a terminal; its options are in
+`helpers/terminal.py`.
 """
 
-import argparse
-import json
+import functools
+import itertools
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from helpers import costs, hub, load, prompts, results
+from helpers import audit, contracts, costs, hub, load, messages, metrics, results, tokenizer
 from helpers.errors import InvocationError, ResultsError, WorkshopError
 from helpers.load import Request
-from helpers.messages import MODEL, request_body
-from helpers.records import RequestRecord
-from helpers.results import Run
-from helpers.transport import SageMakerStream
+from helpers.plan import Load
+from helpers.progress import Progress
+from helpers.records import ClientHealth, RequestRecord
+from helpers.results import Recorder, Run
+from helpers.session import Voice
+from helpers.settings import ROOT
+from helpers.transport import OpenAIStream, SageMakerStream, Transport
 
-# The load of the original guide (philschmid/huggingface-inferentia2-samples, May 2024).
-CONCURRENCY = 5
-REQUESTS = 50
-INPUT_TOKENS = 550
-OUTPUT_TOKENS = 150
-_MILESTONES = 5  # progress is said this often
+ENGINES = ("asyncio", "ray", "boto3")
+ROUTES = ("sagemaker", "openai")
+SERVER = "server"  # the target that is neither AWS nor its rehearsal
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and how to reach it.
+
+    Attributes:
+        transport: The service.
+        voice: Says things, with the target's word beside them.
+        config: `run.json` without load and limits.
+        model: What requests call the model.
+        is_chat: Whether it speaks the Messages API.
+        boto: Session and endpoint's name for plain boto3, None where that does not apply.
+    """
+
+    transport: Transport
+    voice: Voice
+    config: Mapping[str, Any]
+    model: str
+    is_chat: bool = True
+    boto: tuple[Any, str] | None = None
+
+    @property
+    def clock_speed(self) -> float:
+        """AWS seconds in a real second."""
+        return self.config["clock_speed"]
 
 
 def run(
     session,
     endpoint,
     *,
-    concurrency: int = CONCURRENCY,
-    requests: int = REQUESTS,
-    input_tokens: int = INPUT_TOKENS,
-    output_tokens: int = OUTPUT_TOKENS,
-    seed: int = 0,
+    limits: Mapping[str, float] | None = None,
+    route: str = "sagemaker",
+    engine: str = "asyncio",
+    ray_address: str = "auto",
     results_dir: Path | str | None = None,
+    **options: Any,
 ) -> Run:
-    """Benchmark an endpoint with a closed loop of users and save what came of it.
+    """Benchmark an endpoint and save what came of it.
 
-    One request a user warms up beforehand and is in no latency figure; the measured ones follow
-    without a pause.
+    Five users in a closed loop unless the options say otherwise. Warm-up requests are in no latency
+    figure; the measured ones follow without a pause.
 
     Args:
         session: The workshop's session.
         endpoint: As `endpoint.find` gives it.
-        concurrency: Users, each with one request in flight.
-        requests: Measured requests of all users together.
-        input_tokens: Tokens of each prompt, chat template not counted.
-        output_tokens: Tokens each reply may have at most.
-        seed: Chooses the prompts; the same seed sends the same ones.
+        limits: What a good request keeps, in seconds, e.g. `{"ttft_s": 2.0, "tpot_s": 0.06}`.
+        route: `sagemaker`, or `openai` for the endpoint's OpenAI route.
+        engine: `asyncio`; `ray` for many machines; `boto3` as a cross-check with few users.
+        ray_address: Of the Ray cluster.
         results_dir: Where the run's folder is made; the session's results folder by default.
+        **options: The load, attributes of `helpers.plan.Load`, for example `concurrency`,
+            `requests`, `rate_per_s`, `duration_s`, `output_tokens`.
 
     Raises:
         ResultsError: When a number makes no sense, or the folder cannot be written.
         InvocationError: When the endpoint's address cannot be reached at all.
         KeyboardInterrupt: After what there is has been saved, and the saying of where.
     """
-    plan = _plan(
-        endpoint,
-        concurrency=concurrency,
-        requests=requests,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        seed=seed,
+    asked = Load(**options)
+    check_fits(endpoint, asked)
+    return measure(
+        of_endpoint(session, endpoint, route=route),
+        asked,
+        limits=limits,
+        engine=engine,
+        ray_address=ray_address,
+        results_dir=results_dir or session.settings.results_dir,
     )
-    transport = SageMakerStream.of(session, endpoint.name)
-    config = _config(
-        session,
-        endpoint,
-        transport=transport.name,
-        load={
-            "kind": "closed_loop",
-            "concurrency": concurrency,
-            "requests": requests,
-            "warmup": concurrency,
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "seed": seed,
-            "timeout_s": load.TIMEOUT_S,
-            "retries": 0,
-            "prompts": prompts.SOURCE,
-        },
-    )
-    recorder = results.Recorder(Path(results_dir or session.settings.results_dir), config)
-    session.say(
-        f"{concurrency} {_users(concurrency)}, {requests} requests of {input_tokens} tokens in "
-        f"and up to {output_tokens} out, after {concurrency} to warm up"
-    )
-    progress = _Progress(session, requests)
-
-    def on_record(record: RequestRecord) -> None:
-        recorder.add(record)
-        progress.add(record)
-
-    try:
-        load.drive(
-            transport,
-            plan,
-            load.ClosedLoop(concurrency),
-            warmup=concurrency,
-            timeout_s=load.TIMEOUT_S / session.clock.speed,
-            on_record=on_record,
-        )
-    except InvocationError:
-        recorder.discard()  # no connection: nothing was sent
-        raise
-    except KeyboardInterrupt:
-        _finish(recorder)
-        session.say(f"interrupted: what there is was kept in {recorder.path}")
-        raise
-    finished = _finish(recorder)
-    _say_verdict(session, finished)
-    return finished
 
 
 def sweep(
     session,
     endpoint,
     *,
-    concurrencies: Sequence[int] = (1, 2, 4, 8),
-    requests: int = REQUESTS,
-    input_tokens: int = INPUT_TOKENS,
-    output_tokens: int = OUTPUT_TOKENS,
-    seed: int = 0,
-    results_dir: Path | str | None = None,
+    concurrencies: Sequence[int] = (),
+    rates_per_s: Sequence[float] = (),
+    **options: Any,
 ) -> list[Run]:
-    """One run for each number of users, in the order given; arguments and errors as in `run`.
+    """One run for each number of users, or for each rate of arrivals, in the order given.
+
+    Other arguments and errors as in `run`.
 
     Raises:
         ResultsError: Before anything is sent, when one of the runs makes no sense.
     """
-    settings = {
-        "requests": requests,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "seed": seed,
-    }
-    for concurrency in concurrencies:
-        _check(concurrency=concurrency, **settings)
-    return [
-        run(session, endpoint, concurrency=concurrency, results_dir=results_dir, **settings)
-        for concurrency in concurrencies
-    ]
+    loads = [{"concurrency": users} for users in concurrencies]
+    loads += [{"rate_per_s": rate} for rate in rates_per_s]
+    names = Load.__dataclass_fields__
+    shared = {name: value for name, value in options.items() if name in names}
+    for one in loads:
+        check_fits(endpoint, Load(**one, **shared))
+    return [run(session, endpoint, **one, **options) for one in loads]
 
 
-def _check(
-    *, concurrency: int, requests: int, input_tokens: int, output_tokens: int, seed: int
-) -> None:
-    if concurrency < 1 or requests < 2 * concurrency:
+def resume(session, path: Path | str, *, engine: str = "asyncio", ray_address: str = "auto") -> Run:
+    """Go on with a run that was cut off: what it has is kept, what is missing is sent.
+
+    Args:
+        session: The workshop's session; None for a server that was named by its URL.
+        path: The run's folder.
+        engine: As in `run`.
+        ray_address: As in `run`.
+
+    Raises:
+        ResultsError: When nothing is missing, or the run belongs to another target.
+    """
+    broken = results.load(path)
+    if session is not None and session.target != broken.target:
         raise ResultsError(
-            f"{requests} requests say nothing about {concurrency} users: "
-            "take one user or more, and at least two requests a user."
+            f"{broken.path.name} was a run of {broken.target}, this session's target is "
+            f"{session.target}: set WORKSHOP_TARGET={broken.target}."
         )
-    if output_tokens < 2:
-        raise ResultsError("Ask for at least 2 output tokens: fewer have no time between them.")
-    try:
-        prompts.prompt(input_tokens, seed=seed)
-    except ValueError as error:
-        raise ResultsError(str(error)) from error
+    asked, indexes = _left(broken)
+    subject = _subject_of(session, broken)
+    drive = _driver(engine, subject, ray_address=ray_address)
+    recorder = Recorder.resume(broken)
+    subject.voice.say(f"going on with {broken.path.name}, which has {len(broken.records)} requests")
+    return _play(subject, asked, recorder, indexes, drive=drive)
 
 
-def _plan(endpoint, *, concurrency: int, requests: int, **prompt: int) -> list[Request]:
-    _check(concurrency=concurrency, requests=requests, **prompt)
-    return list(_requests(endpoint, concurrency + requests, **prompt))
+def measure(
+    subject: Subject,
+    asked: Load,
+    *,
+    limits: Mapping[str, float] | None = None,
+    engine: str = "asyncio",
+    ray_address: str = "auto",
+    results_dir: Path | str = ROOT / "results",
+    metadata: Mapping[str, str] | None = None,
+) -> Run:
+    """Put a load on whatever is measured and save what came of it; arguments as in `run`."""
+    drive = _driver(engine, subject, ray_address=ray_address)
+    limits = dict(limits or {})
+    metrics.check_limits(limits)
+    config = {**subject.config, "engine": engine, "limits": limits, "load": asked.as_config()}
+    config["metadata"] = dict(metadata or {})
+    recorder = Recorder(Path(results_dir), config)
+    subject.voice.say(str(asked))
+    return _play(subject, asked, recorder, asked.indexes(), drive=drive)
 
 
-def _requests(
-    endpoint, count: int, *, input_tokens: int, output_tokens: int, seed: int
-) -> Iterator[Request]:
-    for index in range(count):
-        text = prompts.prompt(input_tokens, seed=seed * 1_000_003 + index)
-        body = request_body(
-            [{"role": "user", "content": text}],
-            model=endpoint.model_id or MODEL,
-            max_tokens=output_tokens,
-            stream=True,
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def of_endpoint(session, endpoint, *, route: str = "sagemaker") -> Subject:
+    """A SageMaker endpoint.
+
+    Raises:
+        ResultsError: When there is no such route.
+    """
+    if route not in ROUTES:
+        raise ResultsError(f"There is no route {route!r}: choose among {', '.join(ROUTES)}.")
+    served = _shape(endpoint)
+    transport: Transport = SageMakerStream.of(session, endpoint.name)
+    if route == "openai":
+        transport = OpenAIStream(
+            messages.openai_url(session, endpoint.name), key=lambda: messages.bearer_token(session)
         )
-        yield Request(json.dumps(body).encode(), input_tokens, output_tokens, prompts.SOURCE)
-
-
-def _config(session, endpoint, *, transport: str, load: dict) -> dict:
-    """All that is needed to repeat the run, and nothing secret."""
-    price = costs.price_per_hour(endpoint.instance_type) * endpoint.instance_count
-    return {
+    config = {
         "target": session.target,
         "region": session.region,
         "clock_speed": session.clock.speed,
@@ -199,130 +202,247 @@ def _config(session, endpoint, *, transport: str, load: dict) -> dict:
             "instance_count": endpoint.instance_count,
             "env": hub.mask(endpoint.env),
         },
-        "price": {"usd_per_hour": price, "source": costs.PRICE_SOURCE},
-        "transport": transport,
-        "load": load,
-        "client": {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "botocore": version("botocore"),
+        "price": {"usd_per_hour": endpoint.price_per_hour, "source": costs.PRICE_SOURCE},
+        "transport": transport.name,
+        "route": route,
+        "client": _client(),
+    }
+    return Subject(
+        transport,
+        session,
+        config,
+        endpoint.model_id or messages.MODEL,
+        is_chat=route == "openai" or served is None or served.messages_api,
+        boto=(session, endpoint.name) if route == "sagemaker" else None,
+    )
+
+
+def of_server(
+    url: str, *, model: str, key: str | None = None, price_per_hour: float | None = None
+) -> Subject:
+    """Any OpenAI-compatible server.
+
+    Args:
+        url: Its base URL, for example `http://127.0.0.1:8000/v1`.
+        model: What it calls the model.
+        key: Its bearer token, a secret.
+        price_per_hour: $ an hour for all of it; None leaves out what depends on it.
+
+    Raises:
+        InvocationError: When that is no URL.
+    """
+    from helpers.session import rehearsal_at
+
+    transport = OpenAIStream(url, key=key)
+    rehearsal = rehearsal_at(url)
+    target = "rehearsal" if rehearsal else SERVER
+    config = {
+        "target": target,
+        "region": None,
+        "clock_speed": rehearsal.speed if rehearsal else 1.0,
+        "endpoint": {
+            "name": transport.address.host,
+            "url": url,
+            "recipe": None,
+            "model_id": model,
+            "image": None,
+            "instance_type": None,
+            "instance_count": 1,
+            "env": {},
         },
+        "price": {"usd_per_hour": price_per_hour, "source": "as given"},
+        "transport": transport.name,
+        "route": "openai",
+        "client": _client(),
+    }
+    return Subject(transport, Voice(target), config, model)
+
+
+def _subject_of(session, broken: Run) -> Subject:
+    """What a run has measured, found again."""
+    from helpers import endpoint as endpoints
+
+    told = broken.config["endpoint"]
+    if "url" in told:
+        return of_server(
+            told["url"],
+            model=told["model_id"],
+            key=os.environ.get("OPENAI_API_KEY"),
+            price_per_hour=broken.config["price"]["usd_per_hour"],
+        )
+    found = endpoints.find(session, told["name"], in_service=True)
+    return of_endpoint(session, found, route=broken.config["route"])
+
+
+def _client() -> dict:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "botocore": version("botocore"),
     }
 
 
-def _finish(recorder: results.Recorder) -> Run:
-    return recorder.finish(results.summary(recorder.records, recorder.config))
+def _shape(endpoint) -> contracts.Shape | None:
+    """What the container makes of its environment, None for an image that nobody here knows."""
+    try:
+        contract = contracts.contract_for_image(endpoint.image)
+    except WorkshopError:
+        return None
+    return contracts.shape(contract, endpoint.env)
 
 
-class _Progress:
-    """Says a line at each fifth of the requests: how many lines there are never varies."""
+def check_fits(endpoint, asked: Load) -> None:
+    """Refuse beforehand what the container would refuse each time.
 
-    def __init__(self, session, requests: int):
-        self._session = session
-        self._requests = requests
-        self._marks = {-(-requests * step // _MILESTONES) for step in range(1, _MILESTONES + 1)}
-        self._done = 0
-        self._errors = 0
-
-    def add(self, record: RequestRecord) -> None:
-        if record.phase != "measured" or (record.error and record.error.kind == "interrupted"):
-            return
-        self._done += 1
-        self._errors += record.error is not None
-        if self._done in self._marks:
-            self._session.say(
-                f"{self._done} of {self._requests} requests done, errors: {self._errors}"
-            )
+    Raises:
+        ResultsError: When prompt and answer are longer than the endpoint takes.
+    """
+    served = _shape(endpoint)
+    if served is None:
+        return
+    total = asked.input_tokens + asked.output_tokens
+    if asked.input_tokens > served.max_input_tokens or total > served.max_total_tokens:
+        raise ResultsError(
+            f"{endpoint.name} takes prompts of up to {served.max_input_tokens} tokens and "
+            f"{served.max_total_tokens} together with the answer: {asked.input_tokens} in and "
+            f"{asked.output_tokens} out do not fit."
+        )
 
 
-def _say_verdict(session, finished: Run) -> None:
+# --- how it is measured ---------------------------------------------------------------------------
+
+
+Drive = Callable[..., list[ClientHealth]]
+
+
+def _driver(engine: str, subject: Subject, *, ray_address: str) -> Drive:
+    """What sends the requests: called as `load.drive` is."""
+    if engine == "asyncio":
+        return lambda *arguments, **options: [load.drive(*arguments, **options)]
+    if engine == "ray":
+        from helpers import cluster  # an extra, see requirements-ray.txt
+
+        return functools.partial(cluster.drive, address=ray_address)
+    if engine == "boto3" and subject.boto is not None:
+        from helpers import crosscheck
+
+        return crosscheck.driver(*subject.boto)
+    raise ResultsError(
+        f"There is no engine {engine!r} here: choose among {', '.join(ENGINES)} (boto3 for "
+        "SageMaker's own route only)."
+    )
+
+
+def _left(broken: Run) -> tuple[Load, Iterator[int]]:
+    """The rest of a run that broke: its load, and the places in the plan after a warm-up."""
+    asked = Load.of_config(broken.config["load"])
+    if asked.duration_s is not None:
+        windows = metrics.windows(broken.records, broken.config["load"])
+        sent_s = windows.duration_s * broken.config["clock_speed"]
+        if sent_s >= asked.duration_s:
+            raise _is_complete(broken)
+        asked = replace(asked, duration_s=asked.duration_s - sent_s)
+    done = {
+        record.index
+        for record in broken.records
+        if record.phase == "measured" and not (record.error and record.error.kind == "interrupted")
+    }
+    warmup = range(asked.warmup)
+    if asked.is_endless:
+        return asked, itertools.chain(
+            warmup, itertools.count(max(done, default=len(warmup) - 1) + 1)
+        )
+    measured = [index for index in asked.indexes()[asked.warmup :] if index not in done]
+    if not measured:
+        raise _is_complete(broken)
+    return asked, itertools.chain(warmup, measured)
+
+
+def _is_complete(run: Run) -> ResultsError:
+    return ResultsError(f"{run.path.name} is complete: there is nothing left to send.")
+
+
+def _play(
+    subject: Subject, asked: Load, recorder: Recorder, indexes: Iterable[int], *, drive: Drive
+) -> Run:
+    """Send the requests at these places of the plan, and finish the run."""
+    voice, speed = subject.voice, subject.clock_speed
+    counter = tokenizer.counter(subject.config["endpoint"]["model_id"])
+    voice.say(counter.message)
+    progress = Progress(asked, label=voice.label, clock_speed=speed)
+    places: list[int] = []
+
+    def requests() -> Iterator[Request]:
+        for index in indexes:
+            places.append(index)
+            yield asked.request(index, model=subject.model, is_chat=subject.is_chat)
+
+    def on_record(record: RequestRecord) -> None:
+        record = replace(record, index=places[record.index])
+        recorder.add(record)
+        progress.add(record)
+
+    plan = requests() if asked.is_endless else list(requests())
+    count = None if asked.is_endless else len(places)
+    try:
+        clients = drive(
+            subject.transport,
+            plan,
+            asked.pattern(clock_speed=speed, count=count),
+            on_record=on_record,
+            warmup=asked.warmup,
+            duration_s=None if asked.duration_s is None else asked.duration_s / speed,
+            timeout_s=asked.timeout_s / speed,
+            count_tokens=counter.count,
+            part=recorder.part,
+        )
+    except InvocationError:
+        if not recorder.records:
+            recorder.discard()  # no connection: nothing was sent
+        raise
+    except KeyboardInterrupt:
+        progress.close()
+        recorder.finish()
+        voice.say(f"interrupted: what there is was kept in {recorder.path}")
+        voice.say(f"to go on: python -m helpers.benchmark --resume {recorder.path}")
+        raise
+    progress.close()
+    recorder.add_clients(clients)
+    finished = recorder.finish()
+    _say_verdict(voice, finished)
+    return finished
+
+
+def _say_verdict(voice: Voice, finished: Run) -> None:
     asked, inside = finished.summary["requests"], finished.summary["window"]
     if asked["errors"]:
         kinds = ", ".join(f"{kind} {count}" for kind, count in asked["errors_by_kind"].items())
         first = next(record.error for record in finished.records if record.error)
         words = first.original_message or first.message
-        session.say(f"{asked['errors']} of {asked['measured']} failed: {kinds}; first: {words}")
-    if not inside or not inside["requests"]:
-        session.say("no request was completed under the asked load: there are no figures")
-        return
-    session.say_measured(
-        f"{inside['output_tokens_per_s']:.1f} output tokens/s, "
-        f"first token after {_seconds(inside['ttft_s'])}, "
-        f"{_milliseconds(inside['tpot_s'])} per token after that (medians), "
-        f"${inside['cost_per_million_output_tokens_usd']:.2f} per million output tokens"
-    )
+        voice.say(f"{asked['errors']} of {asked['measured']} failed: {kinds}; first: {words}")
+    if inside and inside["requests"]:
+        cost = inside["cost_per_million_output_tokens_usd"]
+        voice.say_measured(
+            f"{inside['output_tokens_per_s']:.1f} output tokens/s, "
+            f"first token after {_seconds(inside['ttft_s'])}, "
+            f"{_milliseconds(inside['tpot_s'])} per token after that (medians)"
+            + (f", ${cost:.2f} per million output tokens" if cost else "")
+        )
+    else:
+        voice.say("no request was completed under the asked load: there are no figures")
+    voice.say_measured(audit.sentence(finished.summary["audit"]))
 
 
-def _users(count: int) -> str:
-    return "user" if count == 1 else "users"
-
-
-def _seconds(spread: dict) -> str:
+def _seconds(spread: Mapping) -> str:
     return "too few requests to say" if spread["p50"] is None else f"{spread['p50']:.2f} s"
 
 
-def _milliseconds(spread: dict) -> str:
+def _milliseconds(spread: Mapping) -> str:
     return "unknown" if spread["p50"] is None else f"{spread['p50'] * 1000:.1f} ms"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from a terminal; 0 when requests succeeded, 1 when none did, 130 when interrupted."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    from helpers import endpoint as endpoints  # only the terminal needs to look it up
-    from helpers import metrics
-    from helpers.session import open_session
-
-    try:
-        session = open_session(options.target)
-        found = sweep(
-            session,
-            endpoints.find(session, options.endpoint, in_service=True),
-            concurrencies=options.concurrency,
-            requests=options.requests,
-            input_tokens=options.input_tokens,
-            output_tokens=options.output_tokens,
-            seed=options.seed,
-            results_dir=options.results,
-        )
-    except WorkshopError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    session.say(metrics.table(found).to_string(index=False))
-    for finished in found:
-        session.say(f"saved in {finished.path}")
-    return 0 if all(finished.summary["requests"]["complete"] for finished in found) else 1
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.benchmark",
-        description="Benchmark a SageMaker endpoint; WORKSHOP_TARGET says which AWS.",
-    )
-    parser.add_argument("--endpoint", help="its name; yours, when there is only one")
-    parser.add_argument(
-        "--concurrency", type=_numbers, default=[CONCURRENCY], help="users, or a list: 1,2,4,8"
-    )
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="measured ones a run")
-    parser.add_argument("--input-tokens", type=int, default=INPUT_TOKENS, help="of each prompt")
-    parser.add_argument("--output-tokens", type=int, default=OUTPUT_TOKENS, help="at most a reply")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the prompts")
-    parser.add_argument("--results", type=Path, help="where the run's folder is made")
-    parser.add_argument("--target", choices=("rehearsal", "aws"), help="instead of the variable")
-    return parser
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of users nor a list such as 1,2,4,8"
-        ) from error
-
-
 if __name__ == "__main__":
+    from helpers.terminal import main
+
     sys.exit(main())

@@ -209,7 +209,16 @@ def normalize(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
         cell.id = f"{stem[:2]}-{index:02d}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output.text = _as_shown(output.text)
     return notebook
+
+
+def _as_shown(text: str) -> str:
+    """What stays of lines that were written over."""
+    lines = text.split("\n")
+    return "\n".join(line.rpartition("\r")[2].rstrip() if "\r" in line else line for line in lines)
 
 
 def output_leaks(notebook: nbformat.NotebookNode, stem: str) -> list[str]:

@@ -139,21 +139,29 @@ class Load:
     @classmethod
     def of_config(cls, config: Mapping) -> "Load":
         """The load of a `run.json`."""
-        return cls(**{field.name: config[field.name] for field in fields(cls)})
+        names = {field.name for field in fields(cls)} & set(config)
+        return cls(**{name: config[name] for name in names})
 
-    def __str__(self) -> str:
+    @property
+    def who(self) -> str:
+        """Who sends, in words."""
         if self.kind == "arrivals":
-            who = f"{self.rate_per_s:g} requests/s ({self.process})"
-        else:
-            who = f"{self.concurrency} {'user' if self.concurrency == 1 else 'users'}"
-            who += " in rounds" if self.kind == "rounds" else ""
-            who += f" who think {self.think_s:g} s" if self.think_s else ""
+            return f"{self.rate_per_s:g} requests/s ({self.process})"
+        who = f"{self.concurrency} {'user' if self.concurrency == 1 else 'users'}"
+        who += " in rounds" if self.kind == "rounds" else ""
+        return who + (f" who think {self.think_s:g} s" if self.think_s else "")
+
+    @property
+    def ends(self) -> str:
+        """After what it ends, in words."""
         ends = [f"{self.requests} requests"] if self.requests else []
         ends += [f"{self.duration_s:g} s"] if self.duration_s else []
-        how_long = " or ".join(ends)
+        return " or ".join(ends)
+
+    def __str__(self) -> str:
         return (
-            f"{who}, {how_long} of {self.input_tokens} tokens in and up to {self.output_tokens} "
-            f"out, after {self.warmup} to warm up"
+            f"{self.who}, {self.ends} of {self.input_tokens} tokens in and up to "
+            f"{self.output_tokens} out, after {self.warmup} to warm up"
         )
 
     @property

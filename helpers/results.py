@@ -1,7 +1,8 @@
 """Runs on disk: one folder a run, everything in it marked with its target.
 
 `run.json` has what is needed to repeat the run, `requests.jsonl` one line a request as it
-finished, `summary.json` the figures. Published measurements are read from `results/published/`.
+finished, `clients.json` how the load engine fared, `summary.json` the figures. Published
+measurements are read from `results/published/`.
 """
 
 import json
@@ -9,15 +10,16 @@ import shutil
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from helpers import costs, metrics
+from helpers import audit, costs, llmperf, metrics
 from helpers.errors import ResultsError
-from helpers.records import Failure, RequestRecord
+from helpers.plan import Load
+from helpers.records import ClientHealth, Failure, RequestRecord
 from helpers.settings import ROOT
 
 PUBLISHED = ROOT / "results" / "published"
@@ -28,15 +30,34 @@ _CONFIG = {
     "target": str,
     "started_utc": str,
     "clock_speed": _NUMBER,
-    "endpoint": {"name": str, "instance_type": str},
-    "price": {"usd_per_hour": _NUMBER},
-    "load": {"concurrency": int, "requests": int},
+    "endpoint": {"name": str, "instance_type": str | None},
+    "price": {"usd_per_hour": _NUMBER | None},
+    "limits": dict,
+    "load": {
+        "kind": str,
+        "concurrency": int | None,
+        "think_s": _NUMBER,
+        "rate_per_s": _NUMBER | None,
+        "process": str | None,
+        "requests": int | None,
+        "duration_s": _NUMBER | None,
+        "warmup": int,
+        "input_tokens": int,
+        "input_tokens_stddev": _NUMBER,
+        "output_tokens": int,
+        "output_tokens_stddev": _NUMBER,
+        "seed": int,
+        "timeout_s": _NUMBER,
+    },
 }
 _SUMMARY = {
     "target": str,
     "requests": {"complete": int, "errors": int},
     "window": dict | None,
     "whole_run": dict | None,
+    "clients": list,
+    "goodput": dict | None,
+    "audit": {"valid": bool, "checks": list},
     "llmperf": dict | None,
 }
 
@@ -62,12 +83,16 @@ class Run:
         """`rehearsal` or `aws`."""
         return self.config["target"]
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether it has passed its audit."""
+        return self.summary["audit"]["valid"]
+
     def __repr__(self) -> str:
-        load = self.config["load"]
-        return (
-            f"Run({load['concurrency']} users, {load['requests']} requests, "
-            f"{self.config['endpoint']['name']}, {self.target})"
-        )
+        load = Load.of_config(self.config["load"])
+        verdict = "" if self.is_valid else ", INVALID"
+        name = self.config["endpoint"]["name"]
+        return f"Run({load.who}, {load.ends}, {name}, {self.target}{verdict})"
 
 
 class Recorder:
@@ -75,13 +100,16 @@ class Recorder:
 
     Args:
         results_dir: Where runs are kept; made when it is missing.
-        config: What `run.json` is to hold, without secrets; `target`, `endpoint.name` and
-            `load.concurrency` also name the folder.
+        config: What `run.json` is to hold, without secrets; `target`, `endpoint.name` and `load`
+            also name the folder.
         now: Tells the time, for the folder's name.
 
     Attributes:
         path: The run's folder.
+        config: What `run.json` holds.
         records: What has been recorded.
+        clients: How the load engine fared, one a process and part.
+        part: 0; one more each time the run was resumed.
 
     Raises:
         ResultsError: When the folder cannot be written.
@@ -90,7 +118,7 @@ class Recorder:
     def __init__(
         self,
         results_dir: Path,
-        config: dict,
+        config: Mapping,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ):
@@ -99,18 +127,36 @@ class Recorder:
         stamp = {"started_utc": started.isoformat(timespec="seconds")}
         self.config = {"target": config["target"], **note, **stamp, **config}
         self.records: list[RequestRecord] = []
+        self.clients: list[ClientHealth] = []
+        self.part = 0
         name = "-".join(
             (
                 started.strftime("%Y%m%dT%H%M%SZ"),
                 config["target"],
                 config["endpoint"]["name"],
-                f"c{config['load']['concurrency']}",
+                _load_word(config["load"]),
             )
         )
         self.path = new_folder(Path(results_dir), name)
         with _writing(self.path):
             _write_json(self.path / "run.json", self.config)
             (self.path / "requests.jsonl").touch()
+
+    @classmethod
+    def resume(cls, run: "Run") -> "Recorder":
+        """Go on with a run that broke: what it has is kept, its figures are made anew.
+
+        Raises:
+            ResultsError: When the folder cannot be written.
+        """
+        self = cls.__new__(cls)
+        self.path, self.config = run.path, run.config
+        self.records, self.clients = list(run.records), _read_clients(run.path)
+        self.part = 1 + max((record.part for record in run.records), default=-1)
+        with _writing(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+            _drop_half_a_line(self.path / "requests.jsonl")
+        return self
 
     def add(self, record: RequestRecord) -> None:
         """Keep a record; it is on disk when this returns.
@@ -126,19 +172,44 @@ class Recorder:
         ):
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
+    def add_clients(self, clients: Sequence[ClientHealth]) -> None:
+        """Keep how the load engine fared.
+
+        Raises:
+            ResultsError: When it cannot be written.
+        """
+        self.clients += clients
+        told = {"target": self.config["target"], "clients": [asdict(one) for one in self.clients]}
+        with _writing(self.path):
+            _write_json(self.path / "clients.json", told)
+
     def discard(self) -> None:
         """Remove the folder: for a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def finish(self, summary: dict) -> Run:
+    def finish(self) -> Run:
         """Write the summary and hand out the run.
 
         Raises:
             ResultsError: When it cannot be written.
         """
+        made = summary(self.records, self.config, clients=self.clients)
         with _writing(self.path):
-            _write_json(self.path / "summary.json", summary)
-        return Run(self.path, self.config, self.records, summary)
+            _write_json(self.path / "summary.json", made)
+        return Run(self.path, self.config, self.records, made)
+
+
+def _load_word(load: Mapping) -> str:
+    """A load as a part of a folder's name: `c5`, `rounds5` or `r0.5`."""
+    if load["kind"] == "arrivals":
+        return f"r{load['rate_per_s']:g}"
+    return f"{'c' if load['kind'] == 'closed_loop' else 'rounds'}{load['concurrency']}"
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """A run that was killed can end in half a line: what follows must not be appended to it."""
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def load(path: Path | str) -> Run:
@@ -157,17 +228,41 @@ def load(path: Path | str) -> Run:
     records = _read_records(path / "requests.jsonl")
     if (path / "summary.json").is_file():
         return Run(path, config, records, _read_json(path / "summary.json", _SUMMARY))
-    return Run(path, config, records, summary(records, config))
+    made = summary(records, config, clients=_read_clients(path))
+    return Run(path, config, records, made)
 
 
-def summary(records: list[RequestRecord], config: Mapping) -> dict:
-    """The summary of records under a run's own price, clock and target."""
-    return metrics.summary(
+def summary(
+    records: Sequence[RequestRecord], config: Mapping, *, clients: Sequence[ClientHealth] = ()
+) -> dict:
+    """What `summary.json` holds: the figures, the audit of them, and llmperf's triple beside.
+
+    Args:
+        records: Every record of the run.
+        config: What `run.json` holds: the run's own load, price, clock and target.
+        clients: How the load engine fared.
+    """
+    load, speed = config["load"], config["clock_speed"]
+    made = metrics.summary(
         records,
+        load=load,
         price_per_hour=config["price"]["usd_per_hour"],
-        clock_speed=config["clock_speed"],
+        clock_speed=speed,
         target=config["target"],
+        limits=config["limits"],
     )
+    return made | {
+        "clients": [asdict(client) for client in clients],
+        "audit": audit.audit(
+            records,
+            load=load,
+            clock_speed=speed,
+            figures=made["window"],
+            tokens=made["tokens"],
+            clients=clients,
+        ),
+        "llmperf": llmperf.triple(records, clock_speed=speed),
+    }
 
 
 def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
@@ -407,7 +502,7 @@ def _misfit(data: object, shape: Mapping, at: str = "") -> str | None:
 
 def _is(value: object, kind: type) -> bool:
     """Whether a value is of a kind; to Python truth is a number, here it is not."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _read_records(path: Path) -> list[RequestRecord]:
@@ -445,6 +540,18 @@ def _as_json(fields: type) -> dict:
 
 _RECORD = _as_json(RequestRecord)
 _FAILURE = _as_json(Failure)
+_CLIENT = _as_json(ClientHealth)
+
+
+def _read_clients(folder: Path) -> list[ClientHealth]:
+    path = folder / "clients.json"
+    if not path.is_file():  # the run was cut off
+        return []
+    told = _read_json(path, {"clients": list})["clients"]
+    names = {field.name for field in fields(ClientHealth)}
+    if wrong := next((w for one in told if (w := _misfit(one, _CLIENT))), None):
+        raise _broken(path, f"is not what a run writes ({wrong})")
+    return [ClientHealth(**{name: one[name] for name in names}) for one in told]
 
 
 def _broken(path: Path, how: str) -> ResultsError:

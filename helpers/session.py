@@ -424,6 +424,16 @@ def leave_rehearsal(environ: MutableMapping[str, str] = os.environ) -> None:
     _changed.clear()
 
 
+def rehearsal_at(url: str) -> "launch.ServerInfo | None":
+    """The rehearsal server that a URL leads to, None when it leads elsewhere."""
+    from helpers.rehearsal import launch
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or not _is_here(parts.hostname):
+        return None
+    return launch.probe(f"http://{parts.netloc}")
+
+
 def _as_the_user_set_it(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without what a rehearsal in this process has put there."""
     original = dict(environ)

@@ -1,17 +1,18 @@
 """Benchmarks against a really running rehearsal, in notebooks' and in the terminal's way."""
 
+import contextlib
+import http.server
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
+import threading
 import time
 
 import pytest
 
-from helpers import benchmark, endpoint, load, metrics, recipes, results, settings
+from helpers import benchmark, endpoint, load, metrics, plan, recipes, results, settings
 from helpers.errors import InvocationError, ResultsError
+from helpers.messages import bearer_token, openai_url
 from helpers.rehearsal import launch
 from helpers.session import open_session
 
@@ -102,10 +103,17 @@ def test_the_window_holds_most_of_the_requests_under_the_asked_load(finished):
     assert inside["duration_s"] < finished.summary["whole_run"]["duration_s"]
 
 
-def test_replies_are_as_long_as_asked_and_counted_by_chunks(finished):
+def test_replies_are_as_long_as_asked_and_counted_by_the_models_tokenizer(finished):
     tokens = finished.summary["tokens"]
     assert tokens["output_mean"] == tokens["asked_mean"] == 12
-    assert tokens["output_source"] == {"chunks": 25}
+    assert tokens["output_source"] == {"tokenizer": 25}
+    assert all(record.counts == {"tokenizer": 12, "chunks": 12} for record in finished.records)
+
+
+def test_a_run_is_audited_and_says_how_its_client_fared(finished):
+    assert finished.is_valid and finished.summary["audit"]["checks"]
+    (client,) = finished.summary["clients"]
+    assert client["cpu_s"] > 0 and client["round_trip_s"] > 0
 
 
 def test_one_user_sees_the_published_times(session, served):
@@ -137,12 +145,17 @@ def test_the_lines_said_are_the_same_each_time_but_for_measured_figures(session,
         benchmark.run(session, served, concurrency=2, requests=12, **SMALL)
         said.append(capsys.readouterr().out)
     lines = said[0].splitlines()
-    assert lines[:-1] == [
-        "[rehearsal] 2 users, 12 requests of 40 tokens in and up to 12 out, after 2 to warm up",
-        *(f"[rehearsal] {done} of 12 requests done, errors: 0" for done in (3, 5, 8, 10, 12)),
+    asked, counted, *progress, figures, verdict = lines
+    assert asked == (
+        "[rehearsal] 2 users, 12 requests of 40 tokens in and up to 12 out, after 2 to warm up"
+    )
+    assert counted.startswith("[rehearsal] Tokens are counted by the tokenizer of meta-llama/")
+    assert [line.partition(" done")[0] for line in progress] == [
+        f"{done} of 12 requests" for done in (3, 5, 8, 10, 12)
     ]
-    assert lines[-1].endswith("[rehearsal]") and "tokens/s" in lines[-1]
-    one, other = (re.sub(r"\d+\.\d+(?=[^\n]*rehearsal)", "MEASURED", text) for text in said)
+    assert all(line.endswith("[rehearsal]") for line in (*progress, figures, verdict))
+    assert "tokens/s" in figures and verdict.startswith("audit: valid")
+    one, other = (re.sub(r"\d+\.\d+|\d+ s left", "MEASURED", text) for text in said)
     assert one == other
 
 
@@ -150,15 +163,6 @@ def test_a_sweep_is_one_run_for_each_number_of_users(session, served):
     made = benchmark.sweep(session, served, concurrencies=(1, 3), requests=6, **SMALL)
     assert [one.config["load"]["concurrency"] for one in made] == [1, 3]
     assert all(one.summary["requests"]["complete"] == 6 for one in made)
-
-
-def test_the_same_seed_sends_the_same_prompts(served):
-    def bodies(seed):
-        options = {"concurrency": 2, "requests": 4, "seed": seed, **SMALL}
-        return [request.body for request in benchmark._plan(served, **options)]
-
-    assert bodies(1) == bodies(1) and not set(bodies(1)) & set(bodies(2))
-    assert len(set(bodies(1))) == 6
 
 
 @pytest.mark.parametrize(
@@ -184,17 +188,22 @@ def test_a_sweep_is_refused_as_a_whole(session, served, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_container_would_refuse_each_time_is_refused_at_once(session, served, tmp_path):
+    with pytest.raises(ResultsError, match="prompts of up to 4000 tokens and 4096 together"):
+        benchmark.run(session, served, input_tokens=3990, output_tokens=150, results_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_requests_that_the_container_refuses_are_counted_and_quoted(session, served, capsys):
-    """4,050 tokens in and 100 out are more than the 4,096 that the endpoint was compiled for."""
     failed = benchmark.run(
-        session, served, concurrency=1, requests=5, input_tokens=4050, output_tokens=100
+        session, served, concurrency=1, requests=5, sampling={"top_p": 1.0}, **SMALL
     )
     assert failed.summary["requests"]["errors"] == 5
     assert failed.summary["requests"]["errors_by_kind"] == {"validation": 5}
     said = capsys.readouterr().out
-    assert "5 of 5 requests done, errors: 5" in said
-    assert "5 of 5 failed: validation 5; first:" in said and "Input validation error" in said
-    assert "there are no figures" in said
+    assert "5 of 5 requests done" in said and "errors: 5" in said
+    assert "5 of 5 failed: validation 5; first:" in said and "`top_p` must be" in said
+    assert "there are no figures" in said and "audit: INVALID" in said
 
 
 def test_an_endpoint_nobody_can_reach_leaves_no_folder(session, served, tmp_path, monkeypatch):
@@ -210,79 +219,163 @@ def test_an_endpoint_nobody_can_reach_leaves_no_folder(session, served, tmp_path
 def test_an_interrupt_keeps_what_there_is_and_says_where(
     session, served, tmp_path, monkeypatch, capsys
 ):
-    say = session.say
+    add = results.Recorder.add
 
-    def interrupted(text):
-        say(text)
-        if "2 of 10" in text:
+    def interrupted(recorder, record):
+        add(recorder, record)
+        if len(recorder.records) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "say", interrupted)
+    monkeypatch.setattr(results.Recorder, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         benchmark.run(session, served, concurrency=2, requests=10, results_dir=tmp_path, **SMALL)
     (kept,) = results.runs(tmp_path)
     asked = kept.summary["requests"]
     assert asked["complete"] >= 2 and 1 <= asked["interrupted"] <= 2 and asked["measured"] < 10
-    assert f"what there is was kept in {kept.path}" in capsys.readouterr().out
-
-
-# --- from the terminal ----------------------------------------------------------------------------
-
-
-def arguments(served, folder, *more):
-    return [
-        "--endpoint", served.name, "--requests", "6", "--input-tokens", "40",
-        "--output-tokens", "12", "--results", str(folder), *more,
-    ]  # fmt: skip
-
-
-def test_a_list_of_concurrencies_is_a_sweep_and_ends_with_a_table(served, tmp_path, capsys):
-    assert benchmark.main(arguments(served, tmp_path, "--concurrency", "1,2")) == 0
     said = capsys.readouterr().out
-    assert "TTFT p50 (s)" in said and said.count("saved in") == 2
-    assert [one.config["load"]["concurrency"] for one in results.runs(tmp_path)] == [1, 2]
-    assert all("rehearsal" in line for line in said.splitlines())
-
-
-def test_the_terminal_refuses_in_one_sentence(served, tmp_path, capsys):
-    assert benchmark.main(arguments(served, tmp_path, "--concurrency", "4")) == 1
-    said = capsys.readouterr().err
-    assert "two requests a user" in said and said.count("\n") == 1
-
-
-def test_the_terminal_says_when_no_request_succeeded(served, tmp_path):
-    options = ("--concurrency", "1", "--output-tokens", "4090")
-    assert benchmark.main(arguments(served, tmp_path, *options)) == 1
-
-
-def test_a_list_that_is_none_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        benchmark.main(["--concurrency", "many"])
-    assert "such as 1,2,4,8" in capsys.readouterr().err
-
-
-def test_control_c_keeps_what_there_is(served, tmp_path):
-    command = [sys.executable, "-m", "helpers.benchmark", "--endpoint", served.name]
-    command += ["--concurrency", "2", "--requests", "400", "--results", str(tmp_path)]
-    running = subprocess.Popen(
-        command,
-        cwd=settings.ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        # A test run started in the background hands its children an ignored Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while not any(lines.stat().st_size for lines in tmp_path.glob("*/requests.jsonl")):
-            assert running.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
-        said, _ = running.communicate(timeout=20)
-    finally:
-        running.kill()
-    assert running.returncode == 130
-    (kept,) = results.runs(tmp_path)
-    asked = json.loads((kept.path / "summary.json").read_text())["requests"]
-    assert asked["interrupted"] == 2 and asked["errors"] == 0
     assert f"what there is was kept in {kept.path}" in said
+    assert f"python -m helpers.benchmark --resume {kept.path}" in said
+
+    monkeypatch.undo()
+    whole = benchmark.resume(session, kept.path)
+    assert sorted(answered(whole)) == list(range(2, 12)), "each was answered once"
+    assert {record.part for record in whole.records} == {0, 1}
+    assert whole.summary["requests"]["complete"] == 10
+    with pytest.raises(ResultsError, match="nothing left to send"):
+        benchmark.resume(session, kept.path)
+
+
+def answered(run):
+    """The places in the plan of measured requests that were answered."""
+    return [
+        record.index
+        for record in run.records
+        if record.phase == "measured" and (record.error is None)
+    ]
+
+
+# --- other loads, routes and engines --------------------------------------------------------------
+
+
+def test_rounds_keep_the_asked_concurrency_only_at_their_beginning(session, served):
+    rounds = benchmark.run(
+        session, served, kind="rounds", concurrency=5, requests=15, output_tokens_stddev=6, **SMALL
+    )
+    assert rounds.summary["window"]["mean_concurrency"] < 5
+    assert rounds.summary["requests"]["complete"] == 15
+
+
+def test_arrivals_are_sent_at_the_asked_rate(session, served):
+    arrived = benchmark.run(
+        session, served, rate_per_s=0.3, process="constant", requests=12, limits={"ttft_s": 300},
+        **SMALL,
+    )  # fmt: skip
+    inside = arrived.summary["window"]
+    assert inside["offered_per_s"] == pytest.approx(0.3, rel=0.01)
+    assert all(record.user is None for record in arrived.records)
+    assert arrived.summary["goodput"]["share"] == 1.0
+
+
+def test_a_sweep_can_go_over_rates(session, served):
+    made = benchmark.sweep(session, served, rates_per_s=(0.2, 0.4), requests=4, warmup=1, **SMALL)
+    assert [one.config["load"]["rate_per_s"] for one in made] == [0.2, 0.4]
+
+
+def test_a_run_can_end_by_time(session, served):
+    timed = benchmark.run(session, served, concurrency=2, duration_s=60, **SMALL)
+    measured = [record.sent_s for record in timed.records if record.phase == "measured"]
+    assert 20 < (max(measured) - min(measured)) * SPEED < 60
+
+
+def test_the_openai_route_is_measured_by_the_same_engine(session, served):
+    over = benchmark.run(session, served, route="openai", concurrency=2, requests=6, **SMALL)
+    assert over.config["transport"] == "OpenAI chat completions"
+    assert over.summary["requests"]["complete"] == 6 and over.summary["tokens"]["output_mean"] == 12
+    for file in over.path.iterdir():
+        assert "sagemaker-api-key" not in file.read_text()
+
+
+def test_plain_boto3_sees_the_same_tokens(session, served):
+    check = benchmark.run(session, served, engine="boto3", concurrency=2, requests=6, **SMALL)
+    assert check.summary["requests"]["complete"] == 6 and check.summary["clients"] == []
+    assert check.summary["tokens"]["output_mean"] == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": "fast"}, "asyncio, ray, boto3"),
+        ({"engine": "boto3", "route": "openai"}, "SageMaker's own route only"),
+        ({"engine": "boto3", "rate_per_s": 1}, "closed loop of a number of requests"),
+        ({"route": "grpc"}, "sagemaker, openai"),
+        ({"limits": {"itl_s": 1}}, "no limit 'itl_s'"),
+    ],
+)
+def test_what_there_is_not_is_refused(session, served, tmp_path, options, words):
+    with pytest.raises((ResultsError, InvocationError), match=words):
+        benchmark.run(session, served, results_dir=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_openai_server_can_be_measured_and_a_rehearsals_is_not_taken_for_one(
+    session, served, tmp_path
+):
+    subject = benchmark.of_server(
+        openai_url(session, served.name), model="m", key=bearer_token(session), price_per_hour=3.6
+    )
+    made = benchmark.measure(
+        subject, plan.Load(concurrency=1, requests=3, **SMALL), results_dir=tmp_path
+    )
+    assert made.target == "rehearsal" and made.config["clock_speed"] == SPEED
+    assert made.summary["requests"]["complete"] == 3
+    assert made.summary["window"]["cost_per_million_output_tokens_usd"] > 0
+
+
+def test_a_server_that_is_no_rehearsal_is_measured_in_real_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with openai_server() as url:
+        subject = benchmark.of_server(url, model="m", key="a-secret-key")
+        made = benchmark.measure(
+            subject, plan.Load(concurrency=2, requests=4, **SMALL), results_dir=tmp_path
+        )
+    assert (made.target, made.config["clock_speed"]) == ("server", 1.0)
+    assert made.summary["tokens"]["output_source"] == {"usage": 6}
+    assert made.summary["window"]["cost_per_million_output_tokens_usd"] is None
+    assert "a-secret-key" not in "".join(file.read_text() for file in made.path.iterdir())
+    assert "rehearsal" not in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def openai_server():
+    """Answers every chat with three tokens and its own count."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            chunks = [{"choices": [{"delta": {"content": word}}]} for word in ("One", " two")]
+            chunks += [{"choices": [{"delta": {"content": "."}, "finish_reason": "stop"}]}]
+            chunks += [{"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 4}}]
+            lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks] + ["data: [DONE]\n\n"]
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", str(sum(map(len, lines))))
+            self.end_headers()
+            for line in lines:
+                self.wfile.write(line.encode())
+                time.sleep(0.01)
+
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -54,7 +54,9 @@ def test_a_run_is_read_back_as_it_was(tmp_path):
     read = results.load(made.path)
     assert (read.config, read.records, read.summary) == (made.config, made.records, made.summary)
     assert results.summary(read.records, read.config) == made.summary
-    assert repr(read) == "Run(2 users, 10 requests, inf2-workshop-ada-llama-3-70b, rehearsal)"
+    assert repr(read) == (
+        "Run(2 users, 10 requests, inf2-workshop-ada-llama-3-70b, rehearsal, INVALID)"
+    ), "one request of eleven failed"
 
 
 def test_a_run_that_was_killed_is_read_with_the_requests_it_has(tmp_path):
@@ -129,7 +131,7 @@ def test_runs_are_listed_oldest_first_and_by_target(tmp_path):
         writing = results.Recorder(tmp_path, config(target=target), now=lambda: next(moments))
         for one in steady():
             writing.add(one)
-        writing.finish(results.summary(writing.records, writing.config))
+        writing.finish()
     (tmp_path / "published").mkdir()
     assert [one.path.name[9:11] for one in results.runs(tmp_path)] == ["09", "12", "15"]
     assert [one.target for one in results.runs(tmp_path, target="aws")] == ["aws"]
@@ -158,7 +160,7 @@ def test_without_a_run_the_newest_of_make_workshop_is_offered(tmp_path, monkeypa
 def test_a_folder_that_went_away_is_one_sentence(tmp_path):
     writing = recorder(tmp_path)
     writing.discard()
-    for write in (lambda: writing.add(record()), lambda: writing.finish({})):
+    for write in (lambda: writing.add(record()), lambda: writing.finish()):
         with pytest.raises(ResultsError, match="Cannot write into .*No such file"):
             write()
     writing.discard()  # it hides no other error

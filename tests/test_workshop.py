@@ -481,6 +481,7 @@ def test_every_word_of_a_committed_output_is_compared(path):
         ("12.5 tokens/s [rehearsal]", "9.25 tokens/s [rehearsal]"),
         ("0   1.25  rehearsal", "0  11.25  rehearsal"),
         ("<td>1.25</td>", "<td>812.50</td>"),
+        ("0 of 5 done\r5 of 5 done\n", "0 of 5 done, 9 s left\r3 of 5 done\r5 of 5 done   \n"),
         ("run 20260301T120000Z", "run 20271122T162247Z"),
         ("created 2026-03-01 12:00:00 UTC", "created 2027-11-22 16:22:47 UTC"),
         ("http://127.0.0.1:4566/", "http://127.0.0.1:51234/"),
