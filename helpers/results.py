@@ -170,7 +170,8 @@ class Recorder:
             _writing(self.path),
             (self.path / "requests.jsonl").open("a", encoding="utf-8") as lines,
         ):
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # Escaped: a server's words may have half a character, which UTF-8 has not.
+            lines.write(json.dumps(line) + "\n")
 
     def add_clients(self, clients: Sequence[ClientHealth]) -> None:
         """Keep how the load engine fared.
@@ -471,7 +472,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _write_json(path: Path, data: Mapping) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path, shape: Mapping) -> dict:

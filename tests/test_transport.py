@@ -138,6 +138,7 @@ def test_a_body_with_a_length_does_not_end_with_the_connection():
         b"HTTP/1.1 what\r\n\r\n",
         b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-3\r\nabcdef",
     ],
 )
 def test_what_is_not_http_is_refused(nonsense):
