@@ -40,6 +40,7 @@ class Subject:
         voice: Says things, with the target's word beside them.
         config: `run.json` without load and limits.
         model: What requests call the model.
+        counter: The model's own tokenizer, where it can be had.
         is_chat: Whether it speaks the Messages API.
         boto: Session and endpoint's name for plain boto3, None where that does not apply.
     """
@@ -48,6 +49,7 @@ class Subject:
     voice: Voice
     config: Mapping[str, Any]
     model: str
+    counter: tokenizer.Counter
     is_chat: bool = True
     boto: tuple[Any, str] | None = None
 
@@ -183,7 +185,7 @@ def of_endpoint(session, endpoint, *, route: str = "sagemaker") -> Subject:
     """
     if route not in ROUTES:
         raise ResultsError(f"There is no route {route!r}: choose among {', '.join(ROUTES)}.")
-    served = _shape(endpoint)
+    served, counter = _shape(endpoint), tokenizer.counter(endpoint.model_id)
     transport: Transport = SageMakerStream.of(session, endpoint.name)
     if route == "openai":
         transport = OpenAIStream(
@@ -205,6 +207,7 @@ def of_endpoint(session, endpoint, *, route: str = "sagemaker") -> Subject:
         "price": {"usd_per_hour": endpoint.price_per_hour, "source": costs.PRICE_SOURCE},
         "transport": transport.name,
         "route": route,
+        "tokenizer": counter.message,
         "client": _client(),
     }
     return Subject(
@@ -212,6 +215,7 @@ def of_endpoint(session, endpoint, *, route: str = "sagemaker") -> Subject:
         session,
         config,
         endpoint.model_id or messages.MODEL,
+        counter,
         is_chat=route == "openai" or served is None or served.messages_api,
         boto=(session, endpoint.name) if route == "sagemaker" else None,
     )
@@ -234,6 +238,7 @@ def of_server(
     from helpers.session import rehearsal_at
 
     transport = OpenAIStream(url, key=key)
+    counter = tokenizer.counter(model)
     rehearsal = rehearsal_at(url)
     target = "rehearsal" if rehearsal else SERVER
     config = {
@@ -253,9 +258,10 @@ def of_server(
         "price": {"usd_per_hour": price_per_hour, "source": "as given"},
         "transport": transport.name,
         "route": "openai",
+        "tokenizer": counter.message,
         "client": _client(),
     }
-    return Subject(transport, Voice(target), config, model)
+    return Subject(transport, Voice(target), config, model, counter)
 
 
 def _subject_of(session, broken: Run) -> Subject:
@@ -368,8 +374,6 @@ def _play(
 ) -> Run:
     """Send the requests at these places of the plan, and finish the run."""
     voice, speed = subject.voice, subject.clock_speed
-    counter = tokenizer.counter(subject.config["endpoint"]["model_id"])
-    voice.say(counter.message)
     progress = Progress(asked, label=voice.label, clock_speed=speed)
     places: list[int] = []
 
@@ -394,7 +398,7 @@ def _play(
             warmup=asked.warmup,
             duration_s=None if asked.duration_s is None else asked.duration_s / speed,
             timeout_s=asked.timeout_s / speed,
-            count_tokens=counter.count,
+            count_tokens=subject.counter.count,
             part=recorder.part,
         )
     except InvocationError:

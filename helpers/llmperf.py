@@ -209,7 +209,8 @@ def write(run, folder: Path | str | None = None) -> tuple[Path, Path]:
         The paths of the summary and of the individual responses.
 
     Raises:
-        ResultsError: When the run has no finished request or no users, or cannot be written.
+        ResultsError: When no request was finished, the run has no users or no date, or the folder
+            cannot be written.
     """
     responses = _responses_of(run)
     summary = _summary(run, responses)
@@ -259,8 +260,17 @@ def _summary(run, responses: Sequence[Mapping]) -> dict:
         "num_concurrent_requests": load["concurrency"],
         **summarize(responses, duration_s=duration_s),
         "target": run.target,
-        "timestamp": int(datetime.fromisoformat(run.config["started_utc"]).timestamp()),
+        "timestamp": _started(run),
     }
+
+
+def _started(run) -> int:
+    try:
+        return int(datetime.fromisoformat(run.config["started_utc"]).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise ResultsError(
+            f"started_utc in {run.path / 'run.json'} is no date ({error}): restore that file."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -217,8 +217,7 @@ def normalize(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
 
 def _as_shown(text: str) -> str:
     """What stays of lines that were written over."""
-    lines = text.split("\n")
-    return "\n".join(line.rpartition("\r")[2].rstrip() if "\r" in line else line for line in lines)
+    return "\n".join(line.rpartition("\r")[2].rstrip() for line in text.split("\n"))
 
 
 def output_leaks(notebook: nbformat.NotebookNode, stem: str) -> list[str]:

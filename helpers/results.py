@@ -303,6 +303,11 @@ def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
     return None
 
 
+def closed_loops(found: Sequence[Run]) -> list[Run]:
+    """Those of these runs in which users asked again as soon as they had their answer."""
+    return [run for run in found if run.config["load"]["kind"] == "closed_loop"]
+
+
 def latest(found: Sequence[Run], *, users: int) -> Run:
     """The newest of these runs that had so many users; oldest first as `runs` gives them.
 

@@ -43,6 +43,8 @@ def _measured(options: argparse.Namespace) -> tuple[Voice, list[Run]]:
         raise ResultsError("A load has users or a rate of arrivals: give one of the two.")
     loads = [{"rate_per_s": rate, "process": options.process} for rate in options.rate or ()]
     loads = loads or [{"concurrency": users} for users in options.concurrency or [None]]
+    if options.rate and options.llmperf:
+        raise ResultsError("llmperf knows users and no arrivals: leave --llmperf or --rate out.")
     asked = [plan.Load(**_load(options), **one) for one in loads]
     if options.openai_url:
         subject = benchmark.of_server(

@@ -348,7 +348,7 @@ def _keep_sample(results_dir: Path, *, notebooks_dir: Path) -> None:
     sample = notebooks_dir.parent / "results" / "samples" / SAMPLE
     shutil.rmtree(sample, ignore_errors=True)
     sample.mkdir(parents=True)
-    for name in ("run.json", "requests.jsonl", "summary.json"):
+    for name in ("run.json", "requests.jsonl", "clients.json", "summary.json"):
         shutil.copy(run / name, sample)
     for figure in run.glob("throughput.png"):
         shutil.copy(figure, notebooks_dir / "images")

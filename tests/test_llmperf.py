@@ -9,14 +9,12 @@ Its published results are not ours to commit. To hold `summarize` against them, 
 import json
 import math
 import statistics
-from dataclasses import replace
 
 import deployed
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import record, steady
-from made_runs import run as made_run
+from made_runs import record, run, steady
 
 from helpers import llmperf, load, metrics, prompts
 from helpers.errors import ResultsError
@@ -89,17 +87,6 @@ def made_pair(folder, responses=RESPONSES, *, duration_s=30.0, name="made_550_15
     (folder / f"{name}_summary.json").write_text(json.dumps(summary, indent=4))
     (folder / f"{name}_individual_responses.json").write_text(json.dumps(responses, indent=4))
     return folder / f"{name}_summary.json"
-
-
-def run(folder, **options):
-    """A run as `helpers/benchmark.py` makes them."""
-    made = made_run(folder, **options)
-    load = {"input_tokens_stddev": 0.0, "output_tokens_stddev": 20.0} | made.config["load"]
-    return replace(made, config=made.config | {"load": load})
-
-
-def counted_once(one):
-    return one.prompt_tokens + one.output_tokens
 
 
 # --- a summary from its responses -----------------------------------------------------------------
@@ -260,7 +247,7 @@ def test_without_a_completed_request_there_is_no_triple(records):
 
 
 def test_the_two_definitions_stand_side_by_side(tmp_path):
-    table = llmperf.table(made_run(tmp_path, records=steady(users=1, each=1)))
+    table = llmperf.table(run(tmp_path, records=steady(users=1, each=1)))
     assert list(table["as llmperf counts"]) == pytest.approx(
         [1000, 280.5, 3.57, float("nan")], nan_ok=True
     )
@@ -269,7 +256,7 @@ def test_the_two_definitions_stand_side_by_side(tmp_path):
 
 
 def test_a_failed_run_has_empty_cells_that_stay_numbers(tmp_path):
-    failed = made_run(tmp_path, records=[record(tokens=0, error="timeout")], concurrency=1)
+    failed = run(tmp_path, records=[record(tokens=0, error="timeout")], concurrency=1)
     table = llmperf.table(failed)
     for column in ("as llmperf counts", "output tokens only"):
         assert table[column].dtype == float
@@ -288,7 +275,8 @@ def test_a_published_summary_stands_beside_what_llmperf_would_have_written_of_ou
 
 
 def test_a_pair_has_the_names_keys_and_types_of_llmperf(tmp_path):
-    summary_path, individual_path = llmperf.write(run(tmp_path, target="aws"), tmp_path / "out")
+    made = run(tmp_path, target="aws", output_tokens_stddev=20.0)
+    summary_path, individual_path = llmperf.write(made, tmp_path / "out")
     name = "inf2-workshop-ada-llama-3-70b_550_11"
     assert summary_path == tmp_path / "out" / f"{name}_summary.json"
     assert individual_path == tmp_path / "out" / f"{name}_individual_responses.json"
@@ -372,10 +360,14 @@ def test_a_name_keeps_letters_digits_and_underscores(tmp_path):
 
 
 def test_a_run_that_llmperf_could_not_have_made_is_refused(tmp_path):
-    by_schedule = run(tmp_path)
-    by_schedule.config["load"]["concurrency"] = None
+    by_schedule = run(tmp_path, rate_per_s=1.0)
     nothing = run(tmp_path, records=[record(error="interrupted")], concurrency=1)
-    for made, why in ((by_schedule, "arrival rate"), (nothing, "No request")):
+    undated = run(tmp_path, started_utc="yesterday")
+    for made, why in (
+        (by_schedule, "arrival rate"),
+        (nothing, "No request"),
+        (undated, "started_utc in .* is no date"),
+    ):
         with pytest.raises(ResultsError, match=why):
             llmperf.write(made)
 
@@ -402,7 +394,7 @@ def test_a_file_alone_is_read_alone(tmp_path):
     path = made_pair(tmp_path)
     path.with_name("made_550_150_individual_responses.json").unlink()
     pair = llmperf.read(path)
-    assert (pair.summary is None, pair.individual) == (False, None)
+    assert pair.summary is not None and pair.individual is None
     with pytest.raises(ResultsError, match="both files"):
         llmperf.differences(pair)
 

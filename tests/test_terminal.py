@@ -85,6 +85,7 @@ def test_a_report_is_written_unless_it_is_not_wanted(here, tmp_path, capsys):
     [
         (("--concurrency", "4"), "two requests a user"),
         (("--concurrency", "2", "--rate", "1"), "one of the two"),
+        (("--rate", "1", "--llmperf"), "llmperf knows users and no arrivals"),
         (("--rate", "1", "--rounds"), "A rate belongs to arrivals"),
         (
             ("--openai-url", "http://127.0.0.1:1/v1", "--concurrency", "2"),

@@ -357,7 +357,7 @@ def test_a_recording_keeps_its_first_run_as_the_sample(tmp_path, scratch):
 import os, pathlib
 run = pathlib.Path(os.environ["WORKSHOP_RESULTS"], "20260101T000000Z-rehearsal-x-c5")
 run.mkdir(parents=True)
-for name in ("run.json", "requests.jsonl", "summary.json", "throughput.png"):
+for name in ("run.json", "requests.jsonl", "clients.json", "summary.json", "throughput.png"):
     (run / name).write_text("rehearsal")
 """
     folder = write(tmp_path / "notebooks", {"06_benchmark": [make_run]})
@@ -367,6 +367,7 @@ for name in ("run.json", "requests.jsonl", "summary.json", "throughput.png"):
     assert {path.name for path in sample.iterdir()} == {
         "run.json",
         "requests.jsonl",
+        "clients.json",
         "summary.json",
     }
     assert (folder / "images" / "throughput.png").read_text() == "rehearsal"
