@@ -22,7 +22,7 @@ from helpers.plan import Load
 from helpers.progress import Progress
 from helpers.records import ClientHealth, RequestRecord
 from helpers.results import Recorder, Run
-from helpers.session import Voice
+from helpers.session import DUMMY_HF_TOKEN, Voice, rehearsal_at
 from helpers.settings import ROOT
 from helpers.transport import OpenAIStream, SageMakerStream, Transport
 
@@ -235,12 +235,12 @@ def of_server(
     Raises:
         InvocationError: When that is no URL.
     """
-    from helpers.session import rehearsal_at
-
     transport = OpenAIStream(url, key=key)
-    counter = tokenizer.counter(model)
     rehearsal = rehearsal_at(url)
     target = "rehearsal" if rehearsal else SERVER
+    # A rehearsal's models are on its own Hub, and nobody's token has to go there.
+    hub_of = {"HF_ENDPOINT": rehearsal.url, "HF_TOKEN": DUMMY_HF_TOKEN} if rehearsal else {}
+    counter = tokenizer.counter(model, environ={**os.environ, **hub_of})
     config = {
         "target": target,
         "region": None,

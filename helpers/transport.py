@@ -166,6 +166,12 @@ class OpenAIStream:
                 "http://127.0.0.1:8000/v1.",
                 kind="request",
             )
+        if parts.username is not None:
+            raise InvocationError(
+                f"The address of {parts.hostname} has a user in it, which would be kept with each "
+                "run: leave that out and give a key.",
+                kind="request",
+            )
         self._base_url = base_url
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._key = key

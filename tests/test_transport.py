@@ -498,6 +498,12 @@ def test_what_is_no_address_of_a_server_is_refused(url):
         OpenAIStream(url)
 
 
+def test_a_secret_in_an_address_is_refused_and_not_repeated():
+    with pytest.raises(InvocationError, match="give a key") as refused:
+        OpenAIStream("http://ann:s3cret@127.0.0.1:8000/v1")
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "stream", [stream_of("http://127.0.0.1:9"), OpenAIStream("http://127.0.0.1:9", key="a-key")]
 )

@@ -483,6 +483,7 @@ def test_every_word_of_a_committed_output_is_compared(path):
         ("0   1.25  rehearsal", "0  11.25  rehearsal"),
         ("<td>1.25</td>", "<td>812.50</td>"),
         ("0 of 5 done\r5 of 5 done\n", "0 of 5 done, 9 s left\r3 of 5 done\r5 of 5 done   \n"),
+        ("audit: valid, 9 checks passed\n", "audit: valid, 7 checks passed, 2 notes\n"),
         ("run 20260301T120000Z", "run 20271122T162247Z"),
         ("created 2026-03-01 12:00:00 UTC", "created 2027-11-22 16:22:47 UTC"),
         ("http://127.0.0.1:4566/", "http://127.0.0.1:51234/"),
@@ -499,6 +500,7 @@ def test_what_must_vary_may_vary(one, other):
         ("[rehearsal] TGI 0.0.22", "[rehearsal] TGI 0.0.28"),
         ("50 requests [rehearsal]", "49 requests [rehearsal]"),
         ("<td>24</td>", "<td>12</td>"),
+        ("audit: valid, 9 checks passed", "audit: INVALID: errors: 5 % of the requests failed"),
     ],
 )
 def test_what_must_not_vary_is_compared(one, other):
