@@ -165,7 +165,9 @@ class Recorder:
             ResultsError: When it cannot be written.
         """
         self.records.append(record)
-        line = {"target": self.config["target"], **asdict(record)}
+        # Not `asdict`: it would go through every chunk's stamp.
+        error = record.error and asdict(record.error)
+        line = {"target": self.config["target"], **vars(record), "error": error}
         with (
             _writing(self.path),
             (self.path / "requests.jsonl").open("a", encoding="utf-8") as lines,
