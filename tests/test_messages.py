@@ -230,7 +230,8 @@ def test_each_containers_error_is_understood(payload, kind, status, words):
 
 
 @pytest.mark.parametrize(
-    "payload", ['{"choices": [{"del', "[1]", "3", '{"x": 1}', '{"choices": [3]}']
+    "payload",
+    ['{"choices": [{"del', "[1]", "3", '{"x": 1}', '{"choices": [3]}', "[" * 100_000, "{} {}"],
 )
 def test_what_is_no_chunk_is_an_error_and_not_an_exception(payload):
     assert parse_chunk(payload).error.kind == "unreadable"
