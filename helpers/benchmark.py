@@ -4,12 +4,11 @@
 `helpers/terminal.py`.
 """
 
-import functools
 import itertools
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -145,12 +144,12 @@ def resume(session, path: Path | str, *, engine: str = "asyncio", ray_address: s
             f"{broken.path.name} was a run of {broken.target}, this session's target is "
             f"{session.target}: set WORKSHOP_TARGET={broken.target}."
         )
-    asked, indexes = _left(broken)
     subject = _subject_of(session, broken)
+    plan = _rest(broken, subject)
     drive = _driver(engine, subject, ray_address=ray_address)
     recorder = Recorder.resume(broken)
     subject.voice.say(f"going on with {broken.path.name}, which has {len(broken.records)} requests")
-    return _play(subject, asked, recorder, indexes, drive=drive)
+    return _play(subject, plan, recorder, drive)
 
 
 def measure(
@@ -171,7 +170,7 @@ def measure(
     config["metadata"] = dict(metadata or {})
     recorder = Recorder(Path(results_dir), config)
     subject.voice.say(str(asked))
-    return _play(subject, asked, recorder, asked.indexes(), drive=drive)
+    return _play(subject, _whole(asked, subject), recorder, drive)
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -319,81 +318,128 @@ def check_fits(endpoint, asked: Load) -> None:
 # --- how it is measured ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """The requests that a run still has to send, by their order; warm-up comes first.
+
+    Attributes:
+        asked: The load.
+        model: What requests call the model.
+        is_chat: Whether the endpoint speaks the Messages API.
+        left: Places of the measured requests in the whole plan; None where only time ends it.
+        first: Place of the first measured one, where only time ends it.
+    """
+
+    asked: Load
+    model: str
+    is_chat: bool
+    left: Sequence[int] | None
+    first: int = 0
+
+    def index(self, number: int) -> int:
+        """The place in the whole plan of what is sent as this number."""
+        after = number - self.asked.warmup
+        if after < 0:
+            return number
+        return self.first + after if self.left is None else self.left[after]
+
+    def __call__(self, number: int) -> Request:
+        """The request that is sent as this number."""
+        return self.asked.request(self.index(number), model=self.model, is_chat=self.is_chat)
+
+    @property
+    def count(self) -> int | None:
+        """How many, None where only time ends it."""
+        return None if self.left is None else self.asked.warmup + len(self.left)
+
+    def requests(self) -> Iterable[Request]:
+        """All of them; endless where only time ends it."""
+        if self.count is None:
+            return map(self, itertools.count())
+        return [self(number) for number in range(self.count)]
+
+
 Drive = Callable[..., list[ClientHealth]]
 
 
 def _driver(engine: str, subject: Subject, *, ray_address: str) -> Drive:
-    """What sends the requests: called as `load.drive` is."""
+    """What sends a plan's requests; arguments but for the plan as `load.drive` has them."""
     if engine == "asyncio":
-        return lambda *arguments, **options: [load.drive(*arguments, **options)]
+        return lambda transport, plan, pattern, **options: [
+            load.drive(transport, plan.requests(), pattern, **options)
+        ]
     if engine == "ray":
         from helpers import cluster  # an extra, see requirements-ray.txt
 
-        return functools.partial(cluster.drive, address=ray_address)
+        return lambda transport, plan, pattern, **options: cluster.drive(
+            transport,
+            plan if plan.count is None else plan.requests(),
+            pattern,
+            address=ray_address,
+            **options,
+        )
     if engine == "boto3" and subject.boto is not None:
         from helpers import crosscheck
 
-        return crosscheck.driver(*subject.boto)
+        drive = crosscheck.driver(*subject.boto)
+        return lambda transport, plan, pattern, **options: drive(
+            transport, plan.requests(), pattern, **options
+        )
     raise ResultsError(
         f"There is no engine {engine!r} here: choose among {', '.join(ENGINES)} (boto3 for "
         "SageMaker's own route only)."
     )
 
 
-def _left(broken: Run) -> tuple[Load, Iterator[int]]:
-    """The rest of a run that broke: its load, and the places in the plan after a warm-up."""
+def _whole(asked: Load, subject: Subject) -> _Plan:
+    """A run from its beginning."""
+    left = None if asked.is_endless else asked.indexes()[asked.warmup :]
+    return _Plan(asked, subject.model, subject.is_chat, left, first=asked.warmup)
+
+
+def _rest(broken: Run, subject: Subject) -> _Plan:
+    """What a run that broke has not sent, after a warm-up of its own."""
     asked = Load.of_config(broken.config["load"])
     if asked.duration_s is not None:
         windows = metrics.windows(broken.records, broken.config["load"])
-        sent_s = windows.duration_s * broken.config["clock_speed"]
-        if sent_s >= asked.duration_s:
+        left_s = asked.duration_s - windows.duration_s * broken.config["clock_speed"]
+        if left_s <= 0:
             raise _is_complete(broken)
-        asked = replace(asked, duration_s=asked.duration_s - sent_s)
+        asked = replace(asked, duration_s=left_s)
     done = {
         record.index
         for record in broken.records
         if record.phase == "measured" and not (record.error and record.error.kind == "interrupted")
     }
-    warmup = range(asked.warmup)
     if asked.is_endless:
-        return asked, itertools.chain(
-            warmup, itertools.count(max(done, default=len(warmup) - 1) + 1)
-        )
-    measured = [index for index in asked.indexes()[asked.warmup :] if index not in done]
-    if not measured:
+        first = max(done, default=asked.warmup - 1) + 1
+        return _Plan(asked, subject.model, subject.is_chat, None, first=first)
+    planned = Load.of_config(broken.config["load"]).indexes()[asked.warmup :]
+    left = [index for index in planned if index not in done]
+    if not left:
         raise _is_complete(broken)
-    return asked, itertools.chain(warmup, measured)
+    return _Plan(asked, subject.model, subject.is_chat, left)
 
 
 def _is_complete(run: Run) -> ResultsError:
     return ResultsError(f"{run.path.name} is complete: there is nothing left to send.")
 
 
-def _play(
-    subject: Subject, asked: Load, recorder: Recorder, indexes: Iterable[int], *, drive: Drive
-) -> Run:
-    """Send the requests at these places of the plan, and finish the run."""
-    voice, speed = subject.voice, subject.clock_speed
+def _play(subject: Subject, plan: _Plan, recorder: Recorder, drive: Drive) -> Run:
+    """Send what is planned, and finish the run."""
+    voice, speed, asked = subject.voice, subject.clock_speed, plan.asked
     progress = Progress(asked, label=voice.label, clock_speed=speed)
-    places: list[int] = []
-
-    def requests() -> Iterator[Request]:
-        for index in indexes:
-            places.append(index)
-            yield asked.request(index, model=subject.model, is_chat=subject.is_chat)
 
     def on_record(record: RequestRecord) -> None:
-        record = replace(record, index=places[record.index])
+        record = replace(record, index=plan.index(record.index))
         recorder.add(record)
         progress.add(record)
 
-    plan = requests() if asked.is_endless else list(requests())
-    count = None if asked.is_endless else len(places)
     try:
         clients = drive(
             subject.transport,
             plan,
-            asked.pattern(clock_speed=speed, count=count),
+            asked.pattern(clock_speed=speed, count=plan.count),
             on_record=on_record,
             warmup=asked.warmup,
             duration_s=None if asked.duration_s is None else asked.duration_s / speed,
