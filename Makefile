@@ -16,7 +16,7 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test bench lab record lock clean
+.PHONY: help setup workshop test bench accuracy lab record lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, un
 bench: setup ## Measure how late 256 streams of the rehearsal are, and what a token costs
 	@$(PY) tests/bench_streams.py
 
+accuracy: setup $(CLIENTS)/.installed ## Hold our figures, and LLMeter's, against the rehearsal's true times
+	@$(PY) tests/accuracy.py $(ACCURACY_OPTIONS)
+
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
 
@@ -41,7 +44,8 @@ record: setup ## Run the notebooks in rehearsal and write their outputs back int
 	@$(PY) -m helpers.workshop --record
 
 lock: $(UV) $(CLIENTS)/.installed ## Pin the newest versions that the requirement files allow
-	$(COMPILE) requirements.txt tests/requirements.txt --output-file requirements.lock
+	$(COMPILE) requirements.txt requirements-ray.txt tests/requirements.txt \
+		--output-file requirements.lock
 	$(COMPILE) --no-annotate tests/clients/studio.txt --output-file tests/clients/studio.lock
 	$(COMPILE) --no-annotate tests/clients/others.txt --output-file tests/clients/others.lock
 	rm tests/clients/package-lock.json
@@ -69,8 +73,9 @@ $(VENV)/.installed: requirements.txt requirements.lock | $(UV)
 	@$(PY) -c 'import matplotlib.font_manager' 2>/dev/null
 	@touch $@
 
-$(VENV)/.installed-tests: tests/requirements.txt $(VENV)/.installed
-	$(INSTALL) --requirement requirements.txt --requirement tests/requirements.txt
+$(VENV)/.installed-tests: tests/requirements.txt requirements-ray.txt $(VENV)/.installed
+	$(INSTALL) --requirement requirements.txt --requirement requirements-ray.txt \
+		--requirement tests/requirements.txt
 	@touch $@
 
 $(CLIENTS)/.installed: tests/clients/studio.lock tests/clients/others.lock \

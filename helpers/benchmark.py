@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit, contracts, costs, hub, load, messages, metrics, results, tokenizer
-from helpers.errors import InvocationError, ResultsError, WorkshopError
+from helpers.errors import (
+    ClusterError,
+    InvocationError,
+    ResultsError,
+    SettingsError,
+    WorkshopError,
+)
 from helpers.load import Request
 from helpers.plan import Load
 from helpers.progress import Progress
@@ -447,11 +453,11 @@ def _play(subject: Subject, plan: _Plan, recorder: Recorder, drive: Drive) -> Ru
             count_tokens=subject.counter.count,
             part=recorder.part,
         )
-    except InvocationError:
+    except (InvocationError, SettingsError):
         if not recorder.records:
             recorder.discard()  # no connection: nothing was sent
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ClusterError):
         progress.close()
         recorder.finish()
         voice.say(f"interrupted: what there is was kept in {recorder.path}")

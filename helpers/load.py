@@ -152,7 +152,7 @@ def drive(
         InvocationError: When no connection can be opened; nothing was sent then.
         KeyboardInterrupt: After what was in flight has been recorded as `interrupted`.
     """
-    _check(pattern, requests, warmup=warmup)
+    check(pattern, requests, warmup=warmup)
     jobs = _Jobs(transport, requests, warmup=warmup, duration_s=duration_s)
     engine = _Engine(transport, jobs, pattern, timeout_s=timeout_s)
 
@@ -186,7 +186,12 @@ def drive(
     return engine.health(part)
 
 
-def _check(pattern: Pattern, requests: Iterable[Request], *, warmup: int) -> None:
+def check(pattern: Pattern, requests: Iterable[Request], *, warmup: int) -> None:
+    """Refuse what is no load.
+
+    Raises:
+        ValueError: When the requests cannot make it.
+    """
     if warmup < 0:
         raise ValueError(f"Warm-up is 0 requests or more, not {warmup}.")
     if not isinstance(pattern, Arrivals) and pattern.users < 1:

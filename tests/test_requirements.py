@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
+FILES = ("requirements.txt", "requirements-ray.txt", "tests/requirements.txt")
 # `make lab`, `make test`; what Gradio and moto's server import; the SDK, by a computed name.
 NOT_IN_AN_IMPORT = {"jupyterlab", "ipywidgets", "nbval", "flask", "flask-cors", "sagemaker-core"}
 
@@ -56,17 +57,18 @@ def brought_by(named):
 
 
 def test_every_package_the_code_imports_is_named_or_brought_by_one_that_is():
-    named = names("requirements.txt")
+    named = names("requirements.txt", "requirements-ray.txt")
     # nbformat comes with nbclient, botocore with boto3 and urllib3 with botocore.
     assert imported() - named - brought_by(named | {"botocore"}) == set()
 
 
 def test_every_named_package_is_used():
-    assert names("requirements.txt") - imported() == NOT_IN_AN_IMPORT
+    named = names("requirements.txt", "requirements-ray.txt")
+    assert named - imported() == NOT_IN_AN_IMPORT
 
 
 def test_each_requirement_is_bounded_and_says_what_it_is_for():
-    for line in lines("requirements.txt", "tests/requirements.txt"):
+    for line in lines(*FILES):
         requirement, _, comment = line.partition("#")
         operators = {specifier.operator for specifier in Requirement(requirement).specifier}
         assert operators == {">=", "<"}, line
@@ -81,7 +83,7 @@ def test_the_lock_pins_every_requirement_within_its_bounds():
             (specifier,) = pinned.specifier
             assert specifier.operator == "==", line
             locked.setdefault(canonical(pinned.name), []).append(specifier.version)
-    for line in lines("requirements.txt", "tests/requirements.txt"):
+    for line in lines(*FILES):
         requirement = Requirement(line.partition("#")[0])
         versions = locked[canonical(requirement.name)]
         assert all(version in requirement.specifier for version in versions), line
