@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from rehearsing import serving, until
 from scripted import ScriptedEndpoint, part
 
-from helpers import cluster, conductor, load, metrics
+from helpers import benchmark, cluster, conductor, load, metrics
+from helpers import endpoint as endpoints
 from helpers.conductor import Actor, Clock
 from helpers.errors import ClusterError, InvocationError, SettingsError
 from helpers.load import Arrivals, ClosedLoop, Request, Rounds
@@ -504,6 +505,33 @@ def test_arrivals_from_both_nodes_keep_one_schedule(rehearsed, nodes):
     assert [record.client for record in records] == [0, 1] * 16
     assert {(record.user, record.error) for record in records} == {(None, None)}
     assert [record.phase for record in records].count("warmup") == 2
+
+
+def test_a_benchmark_can_be_sent_from_the_cluster_and_end_by_time(rehearsed, nodes, tmp_path):
+    _, session, _ = rehearsed
+    made = benchmark.run(
+        session,
+        endpoints.find(session, deployed.NAME),
+        engine="ray",
+        ray_address=nodes.address,
+        results_dir=tmp_path,
+        concurrency=4,
+        duration_s=60,
+        output_tokens=20,
+    )
+    assert made.config["engine"] == "ray" and len(made.summary["clients"]) == 2
+    places = sorted(record.index for record in made.records)
+    assert places[:4] == [0, 1, 2, 3] and len(set(places)) == len(places) > 6
+    assert made.summary["tokens"]["output_source"] == {"tokenizer": len(places)}
+
+
+def test_a_cluster_that_cannot_be_used_leaves_no_folder(rehearsed, tmp_path):
+    _, session, _ = rehearsed
+    found = endpoints.find(session, deployed.NAME)
+    options = {"engine": "ray", "ray_address": "auto", "results_dir": tmp_path}
+    with pytest.raises(SettingsError, match="wait"):
+        benchmark.run(session, found, kind="rounds", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupt_stops_both_nodes_and_records_what_was_in_flight(nodes, endpoint):
