@@ -220,7 +220,7 @@ def _rate(run: _Run) -> list[dict]:
         ),
         _check(
             "dispatch",
-            f"requests left up to {_ms(late_s)} after their time (p99)",
+            f"requests left up to {_ms(late_s)} after their time (p99){_real(run)}",
             limit=f"{_ms(limit_s)}, note from {_ms(note_s)}",
             note=late_s > note_s,
             invalid=late_s > limit_s,
@@ -238,8 +238,8 @@ def _kept_up(run: _Run, mine: Sequence[RequestRecord]) -> dict:
     third = len(took_s) // 3
     growth = float(np.median(took_s[-third:]) / np.median(took_s[:third])) if third else 1.0
     found = (
-        f"{completed:.2f} of {sent:.2f} requests/s completed, latencies of the last third "
-        f"{growth:.1f} times those of the first"
+        f"{sent:.2f} requests/s were sent in the window and {completed:.2f} ended in it, latencies "
+        f"of the last third were {growth:.1f} times those of the first"
     )
     is_growing = growth > GREW and completed < (1 - NOT_COMPLETED) * sent
     if is_growing:
@@ -260,14 +260,14 @@ def _clients(run: _Run) -> list[dict]:
     unseen = {record.part for record in run.records} - {one.part for one in run.clients}
     checks = []
     if not run.clients or unseen:
-        all_of_it = "the client was not observed (the run was cut off)"
+        all_of_it = "the client was not observed (plain boto3, or a run that was cut off)"
         part_of_it = f"the client was not observed in part {', '.join(map(str, sorted(unseen)))}"
         checks.append(
             _check(
                 "client",
                 part_of_it if run.clients else all_of_it,
                 note=True,
-                advice="whether it was fit to measure is unknown: repeat the run to know",
+                advice="whether it was fit to measure is unknown: the engine's whole runs say it",
             )
         )
     if run.clients:
@@ -279,7 +279,7 @@ def _event_loop(run: _Run) -> dict:
     worst = max(run.clients, key=lambda one: one.loop_lag_p99_s)
     return _check(
         "event loop",
-        f"up to {_ms(worst.loop_lag_p99_s)} late (p99){_on(worst, run)}",
+        f"up to {_ms(worst.loop_lag_p99_s)} late (p99){_on(worst, run)}{_real(run)}",
         limit=f"{_ms(LOOP_LAG_S)}, note from {_ms(LOOP_LAG_NOTE_S)}",
         note=worst.loop_lag_p99_s > LOOP_LAG_NOTE_S,
         invalid=worst.loop_lag_p99_s > LOOP_LAG_S,
@@ -311,7 +311,8 @@ def _network(run: _Run) -> dict:
     with the AWS time of the first token would make the network look so many times as fast.
     """
     worst = max(run.clients, key=lambda one: one.round_trip_s)
-    found, share = f"{_ms(worst.round_trip_s)} round trip{_on(worst, run)}", 0.0
+    found = f"{_ms(worst.round_trip_s)} round trip{_on(worst, run)}{_real(run)}"
+    share = 0.0
     if run.ttft_s:
         share = worst.round_trip_s / run.ttft_s
         found += f", {_percent(share, 1)} of the median time to first token"
@@ -341,6 +342,11 @@ def _clock(run: _Run) -> list[dict]:
             "on one machine",
         )
     ]
+
+
+def _real(run: _Run) -> str:
+    """Marks what is real time where AWS time is another."""
+    return "" if run.clock_speed == 1 else " in this machine's time"
 
 
 def _on(client: ClientHealth, run: _Run) -> str:
@@ -429,7 +435,9 @@ def _size(run: _Run) -> list[dict]:
             found,
             note=bool(withheld or run.figures["ci95_missing"]),
             invalid="p50" in withheld,
-            advice="ask for more requests: a p90 needs 10, a p95 20, a p99 100",
+            limit="10 for p90, 20 for p95, 100 for p99",
+            advice="ask for more requests, or for more time; those that end before or after the "
+            "asked load was there are not among them",
         )
     ]
 
@@ -445,16 +453,18 @@ def _tokens(run: _Run) -> list[dict]:
         if other != record.tokens_source
     )
     said = [_agreement(run.complete, one, other) for one, other in sorted(pairs)]
-    found = [f"counted by {' and '.join(sorted(used))}", *(words for words, _ in said)]
+    words = dict.fromkeys(words for words, _ in said)  # each once
+    found = [f"counted by {' and '.join(sorted(used))}", *words]
     if not said:
         found.append("nothing to compare with")
     return [
         _check(
             "token counts",
             "; ".join(found),
-            note=len(used) > 1 or any(differs for _, differs in said),
+            note=len(used) > 1 or set(used) == {"chunks"} or any(differs for _, differs in said),
             advice="a chunk may hold several tokens, and another tokenizer counts otherwise: "
-            "trust the server's own count (usage) most, counted chunks least",
+            "trust the server's own count (usage) most, counted chunks least; run.json says why "
+            "there was no tokenizer",
         )
     ]
 

@@ -28,7 +28,7 @@ from helpers.progress import Progress
 from helpers.records import ClientHealth, RequestRecord
 from helpers.results import Recorder, Run
 from helpers.session import DUMMY_HF_TOKEN, Voice, rehearsal_at
-from helpers.settings import ROOT
+from helpers.settings import PYTHON, ROOT
 from helpers.transport import OpenAIStream, SageMakerStream, Transport
 
 ENGINES = ("asyncio", "ray", "boto3")
@@ -251,9 +251,9 @@ def of_server(
         "region": None,
         "clock_speed": rehearsal.speed if rehearsal else 1.0,
         "endpoint": {
-            "name": transport.address.host,
+            "name": f"{transport.address.host}-{transport.address.port}",
             "url": url,
-            "recipe": None,
+            "recipe": model,
             "model_id": model,
             "image": None,
             "instance_type": None,
@@ -434,7 +434,12 @@ def _is_complete(run: Run) -> ResultsError:
 def _play(subject: Subject, plan: _Plan, recorder: Recorder, drive: Drive) -> Run:
     """Send what is planned, and finish the run."""
     voice, speed, asked = subject.voice, subject.clock_speed, plan.asked
-    progress = Progress(asked, label=voice.label, clock_speed=speed)
+    progress = Progress(
+        None if plan.left is None else len(plan.left),
+        asked.duration_s,
+        label=voice.label,
+        clock_speed=speed,
+    )
 
     def on_record(record: RequestRecord) -> None:
         record = replace(record, index=plan.index(record.index))
@@ -461,7 +466,7 @@ def _play(subject: Subject, plan: _Plan, recorder: Recorder, drive: Drive) -> Ru
         progress.close()
         recorder.finish()
         voice.say(f"interrupted: what there is was kept in {recorder.path}")
-        voice.say(f"to go on: python -m helpers.benchmark --resume {recorder.path}")
+        voice.say(f"to go on: {PYTHON} -m helpers.benchmark --resume {recorder.path}")
         raise
     progress.close()
     recorder.add_clients(clients)
@@ -474,9 +479,11 @@ def _say_verdict(voice: Voice, finished: Run) -> None:
     asked, inside = finished.summary["requests"], finished.summary["window"]
     if asked["errors"]:
         kinds = ", ".join(f"{kind} {count}" for kind, count in asked["errors_by_kind"].items())
-        first = next(record.error for record in finished.records if record.error)
+        first = next(one.error for one in finished.records if metrics.is_failed(one))
         words = first.original_message or first.message
         voice.say(f"{asked['errors']} of {asked['measured']} failed: {kinds}; first: {words}")
+        if finished.target == SERVER and first.status in (401, 403):
+            voice.say("the server wants a key: put it into OPENAI_API_KEY")
     if inside and inside["requests"]:
         cost = inside["cost_per_million_output_tokens_usd"]
         voice.say_measured(
@@ -487,6 +494,13 @@ def _say_verdict(voice: Voice, finished: Run) -> None:
         )
     else:
         voice.say("no request was completed under the asked load: there are no figures")
+    if good := finished.summary["goodput"]:
+        voice.say_measured(
+            f"{good['share']:.2f} of the requests kept every limit: {good['requests_per_s']:.3f} a "
+            "second"
+            if good["share"] is not None
+            else "nothing can be said about the limits"
+        )
     voice.say_measured(audit.sentence(finished.summary["audit"]))
 
 

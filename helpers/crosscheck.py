@@ -28,7 +28,7 @@ from helpers.records import ClientHealth, Failure
 from helpers.session import reason
 from helpers.transport import read_sse
 
-# boto3's threads are 9 ms late at 16 streams and up to 38 at 64, medians (shared/numbers.md,
+# boto3's threads are 9 ms late at 16 streams and up to 38 at 64, medians (measured on 2 cores,
 # 2026-11).
 MOST_USERS = 16
 
@@ -62,7 +62,7 @@ def driver(session, endpoint_name: str) -> Callable[..., list[ClientHealth]]:
         if not isinstance(pattern, load.ClosedLoop) or pattern.think_s or duration_s:
             raise InvocationError(
                 "A cross-check with boto3 is a closed loop of a number of requests, without "
-                "thinking: take the engine, load.drive, for other loads.",
+                "thinking: leave boto3 out for other loads.",
                 kind="request",
             )
         client = make_client(session, users=pattern.users, timeout_s=timeout_s)
@@ -136,7 +136,7 @@ def _check(client: BaseClient, requests: Sequence[Request], *, users: int, warmu
     if users > MOST_USERS:
         raise InvocationError(
             f"A cross-check with boto3 is for {MOST_USERS} users at most, not {users}: its threads "
-            "would measure each other; the engine, load.drive, is for more.",
+            "would measure each other; leave boto3 out for more.",
             kind="request",
         )
     config = client.meta.config

@@ -101,11 +101,19 @@ class Arrivals:
         return cls(tuple(number / rate_per_s for number in range(count)))
 
     @classmethod
-    def poisson(cls, rate_per_s: float, *, count: int, seed: int = 0) -> "Arrivals":
-        """Independent arrivals, as of many people who know nothing of each other."""
+    def poisson(
+        cls, rate_per_s: float, *, count: int, warmup: int = 0, seed: int = 0
+    ) -> "Arrivals":
+        """Independent arrivals, as of many people who know nothing of each other.
+
+        Twenty drawn gaps are easily a quarter too long together. They are stretched, so that those
+        after the warm-up have the asked rate exactly: else each figure would be of another rate.
+        """
         generator = random.Random(seed)
-        gaps = (generator.expovariate(rate_per_s) for _ in range(count))
-        return cls(tuple(itertools.accumulate(gaps)))
+        gaps = [generator.expovariate(rate_per_s) for _ in range(count)]
+        measured = gaps[warmup + 1 :]
+        stretch = len(measured) / rate_per_s / sum(measured) if measured else 1.0
+        return cls(tuple(itertools.accumulate(gap * stretch for gap in gaps)))
 
 
 Pattern = ClosedLoop | Rounds | Arrivals
@@ -425,7 +433,7 @@ class _Engine:
         except OSError as error:  # a time-out is one as well
             raise InvocationError(
                 f"Nothing answers at {address.host}:{address.port} ({error or 'timed out'}): is "
-                "the endpoint's region right, and is the network or the rehearsal up?",
+                "the region or the address right, and is the network or the server up?",
                 kind="connection",
             ) from error
 

@@ -249,8 +249,8 @@ class _Sample:
         if len(found) >= intervals.SLICES_AT_LEAST:
             return found, None
         return [], (
-            f"no intervals: {spans.duration_s / median_s:.1f} median latencies fit into the window "
-            f"and {intervals.SLICES_AT_LEAST} are needed, so ask for more requests or more time"
+            f"no intervals: {len(found)} slices as long as a request fit into the window and "
+            f"{intervals.SLICES_AT_LEAST} are needed"
         )
 
     def _place(self, part: int, stamp_s: float) -> int:
@@ -580,11 +580,14 @@ def table(runs) -> pd.DataFrame:
 
     Closed loops without thinking have their users and nothing else. As soon as another load is
     among the runs, `load` says in words what each was, and next to `users` (empty for arrivals)
-    stand the requests a second that were asked for and completed.
+    stand the requests a second that were asked for and completed. Where a run has limits, so do
+    its good requests a second.
     """
     runs = list(runs)
     rows = [_row(run) for run in runs]
     frame = pd.DataFrame(rows).round(2)
+    if frame[_GOOD].isna().all():
+        frame = frame.drop(columns=_GOOD)
     if all(_is_plain(run) for run in runs):
         return frame.drop(columns=["load", *_RATES], errors="ignore")
     frame["users"] = frame["users"].astype("Int64")
@@ -594,6 +597,7 @@ def table(runs) -> pd.DataFrame:
 
 
 _RATES = ("asked requests/s", "completed requests/s")
+_GOOD = "good requests/s"
 
 
 def _row(run) -> dict:
@@ -613,6 +617,7 @@ def _row(run) -> dict:
         "TPOT p50 (ms)": _at(inside, "tpot_s", "p50", scale=1000),
         "latency p50 (s)": _at(inside, "latency_s", "p50"),
         "$ per 1M output tokens": _at(inside, "cost_per_million_output_tokens_usd"),
+        _GOOD: _at(run.summary.get("goodput"), "requests_per_s"),
         "valid": "unknown" if audit is None else "yes" if audit["valid"] else "NO",
         "target": run.target,
     }

@@ -183,7 +183,7 @@ class Load:
         rate, count = self.rate_per_s * clock_speed, count or self.warmup + self._arrivals()
         if self.process == "constant":
             return load.Arrivals.constant(rate, count=count)
-        return load.Arrivals.poisson(rate, count=count, seed=self.seed)
+        return load.Arrivals.poisson(rate, count=count, warmup=self.warmup, seed=self.seed)
 
     def indexes(self) -> Sequence[int] | Iterator[int]:
         """The places of its requests, warm-up first; endless where only time ends it."""

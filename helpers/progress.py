@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TextIO
 
 from helpers import metrics
-from helpers.plan import Load
 from helpers.records import RequestRecord
 
 _RENEWED_S = 0.25
@@ -21,7 +20,8 @@ class Progress:
     and notebooks understand it. Where neither reads along, five lines a run are said instead.
 
     Args:
-        load: What is asked for.
+        requests: Measured requests to come, None when only time ends them.
+        duration_s: AWS seconds in which they are sent, None when only their number ends them.
         label: Stands behind the line: `rehearsal`, or what was measured.
         clock_speed: AWS seconds in a real second.
         out: Where it is written; standard output by default.
@@ -30,14 +30,16 @@ class Progress:
 
     def __init__(
         self,
-        load: Load,
+        requests: int | None,
+        duration_s: float | None,
         *,
         label: str,
         clock_speed: float = 1.0,
         out: TextIO | None = None,
         now: Callable[[], float] = time.monotonic,
     ):
-        self._load = load
+        self._requests = requests
+        self._duration_s = duration_s
         self._label = label
         self._speed = clock_speed
         self._out = out or sys.stdout
@@ -46,6 +48,7 @@ class Progress:
         self._width = 0
         self._said_s = -_RENEWED_S
         self._milestone = 0
+        self._written = -1  # how many were done when a line was last written
         self._started_s: float | None = None
         self._done = self._errors = self._tokens = 0
         self._ttft_s: list[float] = []
@@ -64,7 +67,7 @@ class Progress:
 
     def close(self) -> None:
         """Say the last line."""
-        if self._is_live or self._milestone < _MILESTONES:
+        if self._is_live or self._written != self._done:
             self._write(is_last=True)
 
     def _show(self) -> None:
@@ -77,6 +80,7 @@ class Progress:
             self._write()
 
     def _write(self, *, is_last: bool = False) -> None:
+        self._written = self._done
         line = f"{self.line()} [{self._label}]"
         if self._is_live:
             self._out.write("\r" + line.ljust(self._width) + ("\n" if is_last else ""))
@@ -90,20 +94,20 @@ class Progress:
 
     def _share(self) -> float:
         """How much of the run is over, from 0 to 1."""
-        if self._load.requests:
-            return self._done / self._load.requests
-        return min(1.0, self._elapsed_s() / self._load.duration_s)
+        shares = [self._done / self._requests] if self._requests else []
+        shares += [self._elapsed_s() / self._duration_s] if self._duration_s else []
+        return min(1.0, max(shares))
 
     def line(self) -> str:
         """The line as it stands."""
         elapsed_s, share = self._elapsed_s(), self._share()
-        of = f" of {self._load.requests}" if self._load.requests else ""
+        of = f" of {self._requests}" if self._requests else ""
         rate = self._tokens / elapsed_s if elapsed_s else 0.0
         waited = f"{statistics.median(self._ttft_s) * self._speed:.2f} s" if self._ttft_s else "-"
         left = f", {elapsed_s * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
         return (
-            f"{self._done}{of} requests done, {rate:.1f} output tokens/s, TTFT p50 {waited}, "
-            f"errors: {self._errors}{left}"
+            f"{self._done}{of} requests done, {rate:.1f} output tokens/s so far, "
+            f"TTFT p50 {waited}, errors: {self._errors}{left}"
         )
 
 

@@ -23,6 +23,7 @@ from helpers import hub, llmperf, metrics, plan, plots, results
 from helpers.errors import ResultsError, WorkshopError
 from helpers.records import Failure
 from helpers.results import Run
+from helpers.settings import PYTHON
 
 NAME = "report.html"
 _NOTHING = "–"
@@ -74,7 +75,7 @@ def command(run: Run) -> str:
         "sampling": json.dumps(load["sampling"]) if load.get("sampling") else None,
         "ray": "auto" if run.config.get("engine") == "ray" else None,
     }
-    words = ["python", "-m", "helpers.benchmark"]
+    words = [PYTHON, "-m", "helpers.benchmark"]
     for name, value in flags.items():
         words += [] if value is None else [f"--{name}", str(value)]
     words += ["--rounds"] if load["kind"] == "rounds" else []
@@ -399,6 +400,11 @@ def _pictures(run: Run, others: Sequence[Run]) -> Iterator[_Picture]:
             "knee",
             f"Latency against throughput of {len(runs)} runs, the knee ringed.",
             lambda: plots.knee(runs),
+        )
+        yield _Picture(
+            "cost",
+            f"Dollars for a million output tokens of {len(runs)} runs over their load.",
+            lambda: plots.cost(runs),
         )
 
 

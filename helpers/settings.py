@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ TARGETS = ("rehearsal", "aws")
 DEFAULT_SPEED = 60.0  # one second here is one minute there
 CHOICES = ("region", "participant", "role_arn")  # kept for each target
 ROOT = Path(__file__).resolve().parent.parent
+# What runs this, as it is called from the repository's folder.
+PYTHON = ".venv/bin/python" if Path(sys.prefix) == ROOT / ".venv" else "python"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ def _measured(options: argparse.Namespace) -> tuple[Voice, list[Run]]:
     if options.rate and options.concurrency:
         raise ResultsError("A load has users or a rate of arrivals: give one of the two.")
     loads = [{"rate_per_s": rate, "process": options.process} for rate in options.rate or ()]
-    loads = loads or [{"concurrency": users} for users in options.concurrency or [None]]
+    loads = loads or [
+        {"concurrency": users, "process": options.process}
+        for users in options.concurrency or [None]
+    ]
     if options.rate and options.llmperf:
         raise ResultsError("llmperf knows users and no arrivals: leave --llmperf or --rate out.")
     asked = [plan.Load(**_load(options), **one) for one in loads]
@@ -113,6 +116,12 @@ def _engine(options: argparse.Namespace) -> dict:
 
 
 def _show(voice: Voice, found: list[Run], options: argparse.Namespace) -> None:
+    for run in found:
+        for check in run.summary["audit"]["checks"]:
+            if check["level"] != "ok":
+                voice.say(
+                    f"{check['level']}: {check['check']}: {check['found']}; {check['advice']}"
+                )
     voice.say(metrics.table(found).to_string(index=False))
     for run in found:
         voice.say(f"saved in {run.path}")
@@ -138,12 +147,19 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m helpers.benchmark",
         description="Benchmark a SageMaker endpoint (WORKSHOP_TARGET says on which AWS), or any "
         "OpenAI-compatible server.",
-        epilog="llmperf's own names for these flags are understood as well.",
+        epilog="Seconds are AWS time. llmperf's own names for these flags are understood as well; "
+        "its users wait for each other, which they do here with --rounds only.",
     )
     add = parser.add_argument_group("what is measured").add_argument
     add("--endpoint", help="the endpoint's name; yours, when there is only one")
     add("--target", choices=("rehearsal", "aws"), help="instead of WORKSHOP_TARGET")
-    add("--route", "--llm-api", choices=benchmark.ROUTES, default="sagemaker")
+    add(
+        "--route",
+        "--llm-api",
+        choices=benchmark.ROUTES,
+        default="sagemaker",
+        help="openai is the endpoint's own OpenAI route (default: %(default)s)",
+    )
     add("--openai-url", metavar="URL", help="a server of your own; its key is in OPENAI_API_KEY")
     add("--model", help="what that server calls the model")
     add("--price-per-hour", type=float, metavar="USD", help="of that server")
@@ -173,9 +189,15 @@ def parser() -> argparse.ArgumentParser:
             f"--mean-{what}-tokens",
             type=int,
             default=default,
-            help="of each prompt" if what == "input" else "at most a reply",
+            help=f"{'each prompt' if what == 'input' else 'at most a reply'} (default: {default})",
         )
-        add(f"--{what}-tokens-stddev", f"--stddev-{what}-tokens", type=float, default=0.0)
+        add(
+            f"--{what}-tokens-stddev",
+            f"--stddev-{what}-tokens",
+            type=float,
+            default=0.0,
+            help="of these lengths, which are drawn around that mean (default: all alike)",
+        )
     add("--seed", type=int, default=0, help="chooses prompts, lengths and arrivals")
     add(
         "--sampling",
@@ -197,7 +219,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--ray", metavar="ADDRESS", help="send from all machines of a Ray cluster, e.g. auto")
     add("--boto3", action="store_true", help="send with plain boto3, as a cross-check")
-    add("--resume", type=Path, metavar="RUN", help="go on with a run that was cut off")
+    add(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with a run that was cut off; its load stays",
+    )
     add("--results", "--results-dir", type=Path, help="where the run's folder is made")
     add("--metadata", type=_pairs, default={}, help="name=foo,bar=1, kept with the run")
     add("--llmperf", action="store_true", help="also write llmperf's pair of files")
@@ -240,5 +267,5 @@ def _limit(text: str) -> tuple[str, float]:
         return _LIMITS[name], float(value)
     except (KeyError, ValueError) as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no limit such as {', '.join(f'{name}=2' for name in _LIMITS)}"
+            f"{text!r} is no limit such as ttft=2, tpot=0.06 or latency=30"
         ) from error

@@ -38,11 +38,11 @@ def record(
         prompt_tokens=prompt_tokens,
         prompt_source="as asked",
         output_tokens=tokens,
-        tokens_source="chunks",
+        tokens_source="tokenizer",
         asked_tokens=tokens,
         finish_reason=None if error else "length",
         error=Failure(error, "it went wrong") if error else None,
-        counts={"chunks": tokens},
+        counts={"tokenizer": tokens, "chunks": tokens},
     )
 
 

@@ -235,7 +235,7 @@ def test_an_interrupt_keeps_what_there_is_and_says_where(
     assert asked["complete"] >= 2 and 1 <= asked["interrupted"] <= 2 and asked["measured"] < 10
     said = capsys.readouterr().out
     assert f"what there is was kept in {kept.path}" in said
-    assert f"python -m helpers.benchmark --resume {kept.path}" in said
+    assert f" -m helpers.benchmark --resume {kept.path}" in said
 
     monkeypatch.undo()
     whole = benchmark.resume(session, kept.path)
@@ -244,6 +244,26 @@ def test_an_interrupt_keeps_what_there_is_and_says_where(
     assert whole.summary["requests"]["complete"] == 10
     with pytest.raises(ResultsError, match="nothing left to send"):
         benchmark.resume(session, kept.path)
+
+
+@pytest.mark.parametrize("kept", [6, 20])
+def test_arrivals_that_were_cut_off_are_sent_later(session, served, tmp_path, monkeypatch, kept):
+    add = results.Recorder.add
+
+    def interrupted(recorder, record):
+        add(recorder, record)
+        if len(recorder.records) == kept:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(results.Recorder, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(
+            session, served, rate_per_s=0.3, duration_s=80, warmup=1, results_dir=tmp_path, **SMALL
+        )
+    monkeypatch.undo()
+    (broken,) = results.runs(tmp_path)
+    whole = benchmark.resume(session, broken.path)
+    assert sorted(answered(whole)) == list(range(1, 25)), "0.3/s for 80 s"
 
 
 def answered(run):

@@ -305,8 +305,8 @@ def test_aws_time_stretches_every_duration_and_shrinks_every_rate():
 def test_the_summary_says_which_tokens_it_counts_and_how():
     tokens = summary(steady())["tokens"]
     assert "prompt is never counted" in tokens["counted"]
-    assert tokens["output_source"] == {"chunks": 12}
-    assert tokens["output_by_source"] == {"chunks": 12 * 11}
+    assert tokens["output_source"] == {"tokenizer": 12}
+    assert tokens["output_by_source"] == {"tokenizer": 12 * 11, "chunks": 12 * 11}
     assert tokens["prompt_source"] == {"as asked": 12}
     assert (tokens["asked_mean"], tokens["output_mean"], tokens["prompt_mean"]) == (11, 11, 550)
 
@@ -428,8 +428,7 @@ def test_a_window_of_few_latencies_has_no_intervals_and_says_why():
     assert inside["slices"] == 0
     assert inside["ci95"] == inside["ttft_s"]["ci95"] == {}
     assert inside["ci95_missing"] == (
-        "no intervals: 3.0 median latencies fit into the window and 5 are needed, "
-        "so ask for more requests or more time"
+        "no intervals: 3 slices as long as a request fit into the window and 5 are needed"
     )
 
 

@@ -5,7 +5,6 @@ import io
 import pytest
 from made_runs import record
 
-from helpers.plan import Load
 from helpers.progress import Progress
 
 
@@ -34,8 +33,8 @@ def time():
 
 
 def progress(out, time, **options):
-    asked = Load(**{"concurrency": 2, "requests": 10} | options)
-    return Progress(asked, label="rehearsal", clock_speed=10, out=out, now=time)
+    asked = {"requests": 10, "duration_s": None} | options
+    return Progress(**asked, label="rehearsal", clock_speed=10, out=out, now=time)
 
 
 def test_a_terminals_line_says_what_there_is_and_what_is_left(time):
@@ -46,7 +45,7 @@ def test_a_terminals_line_says_what_there_is_and_what_is_left(time):
         error = "timeout" if number == 0 else None
         line.add(record(number, sent_s=100.0 + number, ttft_s=0.5, tokens=4, error=error))
     assert out.shown() == [
-        "5 of 10 requests done, 0.3 output tokens/s, TTFT p50 5.00 s, errors: 1, 50 s left "
+        "5 of 10 requests done, 0.3 output tokens/s so far, TTFT p50 5.00 s, errors: 1, 50 s left "
         "[rehearsal]"
     ]
     line.close()
@@ -64,7 +63,7 @@ def test_it_is_renewed_a_few_times_a_second_at_most(time):
 
 def test_a_shorter_line_leaves_nothing_of_a_longer_one(time):
     out = Screen()
-    line = progress(out, time, requests=2, concurrency=1)
+    line = progress(out, time, requests=2)
     time.now_s = 1100.0
     line.add(record(0, sent_s=100.0))
     time.now_s = 1101.0
@@ -103,5 +102,5 @@ def test_warm_up_and_what_was_interrupted_do_not_count(time):
     line.add(record(1, error="interrupted"))
     line.close()
     assert out.shown() == [
-        "0 of 10 requests done, 0.0 output tokens/s, TTFT p50 -, errors: 0 [rehearsal]"
+        "0 of 10 requests done, 0.0 output tokens/s so far, TTFT p50 -, errors: 0 [rehearsal]"
     ]

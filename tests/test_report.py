@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from made_runs import arrivals, asked, queued, record, run, steady
 
-from helpers import llmperf, plan, report, terminal
+from helpers import llmperf, plan, report, settings, terminal
 from helpers.errors import ResultsError
 from helpers.records import Failure
 
@@ -142,7 +142,7 @@ def test_it_says_what_was_measured(measured, shown):
     assert (facts["region"], facts["target"]) == ("us-east-1", "aws")
     assert facts["instances"] == "1 × ml.inf2.48xlarge"
     assert facts["price"] == "$36.00 an hour; made up"
-    assert "by chunks" in facts["output tokens"] and "by as asked" in facts["prompt tokens"]
+    assert "by tokenizer" in facts["output tokens"] and "by as asked" in facts["prompt tokens"]
 
 
 def test_a_rehearsal_says_everywhere_that_nothing_was_measured(simulated, shown):
@@ -257,7 +257,7 @@ def test_the_command_asks_for_the_same_load_again(measured, load):
     asked_for = asked(sampling={}) | load
     config = measured.config | {"load": asked_for, "limits": {"ttft_s": 2.0, "tpot_s": 0.06}}
     words = shlex.split(report.command(replace(measured, config=config)))
-    assert words[:3] == ["python", "-m", "helpers.benchmark"]
+    assert words[:3] == [settings.PYTHON, "-m", "helpers.benchmark"]
     options = terminal.parser().parse_args(words[3:])
     same = ("requests", "warmup", "input_tokens", "input_tokens_stddev", "output_tokens")
     same += ("output_tokens_stddev", "seed", "sampling", "process")
@@ -370,7 +370,7 @@ def test_from_a_terminal_with_other_loads_it_shows_throughput_and_knee(tmp_path,
     assert report.main([str(one.path), *(str(other.path) for other in others)]) == 0
     assert capsys.readouterr().out.strip() == str(one.path / "report.html")
     together = Page(one.path / "report.html")
-    assert len(together.pictures()) == 5
+    assert len(together.pictures()) == 6
     assert {"throughput.png", "knee.svg"} <= {path.name for path in one.path.iterdir()}
     assert "of 3 runs" in together.of("img")[-1]["alt"]
 

@@ -36,7 +36,7 @@ class Limits:
     """What one client may use; times are real seconds.
 
     Attributes:
-        body_bytes: Largest request body; SageMaker takes 25 MB (shared/wire-format.md).
+        body_bytes: Largest request body; SageMaker takes 25 MB.
         bodies_bytes: Bodies of all requests under way together.
         pieces: Chunks or reads that a body may come in, one more for every kilobyte.
         head_bytes: Request line and headers together.

@@ -18,7 +18,7 @@ from helpers.rehearsal.aws.paging import check_only_page, page
 from helpers.rehearsal.timeline import Timeline
 
 LIMIT = 20.0  # instances of each type, in the rehearsal's account
-# What AWS gives an account at first: "many accounts start at 0" (shared/sdk-and-aws.md).
+# What AWS gives an account at first: "many accounts start at 0".
 AWS_DEFAULT = 0.0
 # Seconds of AWS time. "A day or more" is what people are told; none measured here [unverified].
 CASE_OPENED_S = 300.0

@@ -1,7 +1,7 @@
 """How a container's bytes are cut into payload parts.
 
 SageMaker promises no lines: a `PayloadPart` is a slice of bytes that can begin and end anywhere,
-also inside a character (shared/wire-format.md). Whatever the policy, bytes leave at the moment at
+also inside a character. Whatever the policy, bytes leave at the moment at
 which the container sends them.
 """
 

@@ -30,7 +30,7 @@ from helpers.rehearsal.server import Request, Response
 if TYPE_CHECKING:  # brings an HTTP client that few rehearsals need
     from helpers.rehearsal.container.backend import Backend
 
-_IGNORES_STOP = {"0.0.22"}  # container versions, shared/wire-format.md
+_IGNORES_STOP = {"0.0.22"}  # container versions
 # Not sent back: botocore's model of sagemaker-runtime has no such header in its answers.
 _INFERENCE_ID = "x-amzn-sagemaker-inference-id"
 

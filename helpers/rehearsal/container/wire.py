@@ -86,7 +86,7 @@ KEEP_ALIVE_S = 15.0
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one generation of containers answers (`shared/wire-format.md`, "Four dialects").
+    """How one generation of containers answers (TGI 2.0.2, 2.1.1, 3.x, vLLM).
 
     Attributes:
         data: What a line of a stream begins with.
