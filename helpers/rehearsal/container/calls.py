@@ -38,14 +38,13 @@ class Call:
         timers: What is to be canceled when it ends.
         arrival_s: When it had been read.
         submitted_s: When it was handed to the container's scheduler, None when it was refused.
-        first_s: When the first token was about to be handed to the socket.
-        last_s: The same of the last one, or of the whole answer.
+        sent_s: When each line of a stream was about to be handed to the socket; None unless it is
+            to be recorded (`Noted`).
+        last_s: When the last token was about to be handed on, or the whole answer.
         ended_s: When it ended.
         due_first_s: The twin's deadline for the first token.
         due_last_s: The same for the last one.
         status: HTTP status of the container; 0: it gave no answer.
-        sent_s: When each line was about to be handed to the socket; None unless somebody wants
-            to know (`Noted`).
         tokens: How many were made.
         late_s: How far behind its deadline one was at most.
         prompt_tokens: Of the request.
@@ -64,13 +63,12 @@ class Call:
     timers: list[Timer | KeepAlive] = field(default_factory=list)
     arrival_s: float = field(default_factory=_now_s)
     submitted_s: float | None = None
-    first_s: float | None = None
+    sent_s: array | None = None
     last_s: float | None = None
     ended_s: float | None = None
     due_first_s: float | None = None
     due_last_s: float | None = None
     status: int = 200
-    sent_s: array | None = None
     tokens: int = 0
     late_s: float = 0.0
     prompt_tokens: int | None = None
@@ -110,11 +108,7 @@ class Call:
 
     def record(self) -> dict[str, Any]:
         """What `truth.Truth` keeps of it."""
-        is_complete = self.outcome == "complete"
-        at_once = is_complete and not (self.asked.stream and self.door.streams)
-        first_s, last_s = self.last_s if at_once else self.first_s, self.last_s
-        if token_s := self._token_s():
-            first_s, last_s = token_s[0], token_s[-1] if is_complete else None
+        first_s, last_s, token_us = self._times()
         return {
             "inference_id": self.inference_id,
             "endpoint": self.deployment.name,
@@ -124,8 +118,8 @@ class Call:
             "stream": self.asked.stream if self.asked else None,
             "arrival_s": self.arrival_s,
             "first_s": first_s,
-            "last_s": self.ended_s if last_s is None else last_s,
-            "token_us": None if at_once else [round((at - first_s) * 1e6) for at in token_s],
+            "last_s": last_s,
+            "token_us": token_us,
             "due_first_s": self.due_first_s,
             "due_last_s": self.due_last_s,
             "late_max_ms": round(self.late_s * 1000, 3),
@@ -136,13 +130,20 @@ class Call:
             "faults": list(self.struck),
         }
 
-    def _token_s(self) -> Sequence[float]:
-        """When each token was about to be handed to the socket; nothing unless that was noted."""
-        if self.sent_s is None:
-            return ()
-        # The line of a role comes before the first token, what `close` sends after the last.
+    def _times(self) -> tuple[float | None, float | None, list[int] | None]:
+        """First and last token, and each one in microseconds after the first."""
+        is_complete = self.outcome == "complete"
+        if self.sent_s is None:  # a whole answer, or none
+            at_s = self.last_s if is_complete else None
+            return at_s, self.ended_s if at_s is None else at_s, None
+        # The line of a role comes before the first token; there may be more lines than tokens.
         before = int(self.container.dialect.role_chunk and self.asked.chat)
-        return self.sent_s[before : before + self.tokens]
+        token_s = self.sent_s[before : before + self.tokens]
+        if not token_s:
+            return None, self.ended_s, []
+        first_s = token_s[0]
+        last_s = token_s[-1] if is_complete else self.ended_s
+        return first_s, last_s, [round((at_s - first_s) * 1e6) for at_s in token_s]
 
 
 class Noted(Outlet):
@@ -160,27 +161,34 @@ class Noted(Outlet):
         self._outlet = outlet
         self._sent_s = sent_s
         self._now_s = asyncio.get_running_loop().time
+        self._is_over = False
 
     def send(self, line: bytes) -> None:
         """Send a line; a keep-alive and garbage are not noted."""
         if line.startswith(b"data:"):
-            self._sent_s.append(self._now_s())
+            self._note()
         self._outlet.send(line)
 
     def close(self, lines: Sequence[bytes]) -> None:
         """Send the last lines, of which the first brings the last token, and end the stream."""
-        self._sent_s.append(self._now_s())
+        self._note()
         self._outlet.close(lines)
 
     def error(self, code: str, message: str) -> None:
         """SageMaker gives the stream up."""
+        self._is_over = True
         self._outlet.error(code, message)
 
     def reset(self) -> None:
         """Break the client's connection off."""
+        self._is_over = True
         self._outlet.reset()
 
     def corrupt(self, line: bytes) -> None:
         """Send a line whose checksum is wrong."""
-        self._sent_s.append(self._now_s())
+        self._note()
         self._outlet.corrupt(line)
+
+    def _note(self) -> None:
+        if not self._is_over:  # then nothing leaves any more
+            self._sent_s.append(self._now_s())

@@ -89,7 +89,6 @@ class Relay:
             return
         created = self._created()
         if call.tokens == 1:
-            call.first_s = call.now_s()
             for line in self._lines.opening(created):
                 self._outlet.send(line)
         self._outlet.send(self._lines.token(created, _piece(chunk.text)))

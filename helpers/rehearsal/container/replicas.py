@@ -203,7 +203,6 @@ class Streamed(Sink):
 
     def _begin(self, created: bytes) -> None:
         self.call.due_first_s = self.replica.due_s
-        self.call.first_s = self.call.now_s()  # before it is sent: nobody may have it earlier
         for line in self._lines.opening(created):
             self._send(line)
         if self._last:
