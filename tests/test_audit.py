@@ -225,8 +225,8 @@ def test_an_endpoint_that_falls_behind_is_a_finding_and_no_fault_of_the_client()
     (kept_up,) = [one for one in found["checks"] if one["check"] == "kept up"]
     assert found["valid"] and kept_up["level"] == "note"
     assert kept_up["found"].startswith(
-        "the endpoint could not keep up, latencies grow with the run's length: 1.00 requests/s were "
-        "sent in the window and 0.49 ended in it"
+        "the endpoint could not keep up, latencies grow with the run's length: 1.00 requests/s "
+        "were sent in the window and 0.49 ended in it"
     )
 
 
