@@ -70,6 +70,7 @@ LOAD_LLMETER = settings.ROOT / "tests" / "clients" / "load_llmeter.py"
 TIMING = twin.Timing(256, 0.001, 0.025)
 LENGTH, LENGTH_STDDEV, SHORTEST = 100, 30, 10  # output tokens
 PRICE_PER_HOUR = 12.98  # any: what it buys is compared, not how much it is
+CLIENT_TIMEOUT_S = 300.0  # no run takes a minute
 TRUTH_S = 5.0  # the server's records are in their file after a second
 
 # From the issue; 16 streams have no goal of their own there.
@@ -131,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _load(json.loads(options.load.read_text()))
     if options.with_llmeter and not LLMETER.exists():
         sys.exit("LLMeter is not installed: call `make accuracy`, or add --without-llmeter.")
+    if not any(set(SCENARIOS[name].streams) & set(options.streams) for name in options.only):
+        sys.exit("Only `plain` is measured with 1 and 16 streams: add 64 or 256, or plain.")
+    print("clients held against a rehearsal of 256 slots, 1 ms a prefill and 25 ms a step, on")
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     print(f"load average before: {_load_average()}\n", flush=True)
     tables = [
@@ -369,12 +373,12 @@ class Table:
         return [each for column in self.ours.values() for each in column.values() if each.goals]
 
     def __str__(self) -> str:
-        streams = [f"{users} {'stream' if users == 1 else 'streams'}" for users in self.ours]
-        lines = [self.title, _row("", streams)]
+        heads = [f"{users} {'stream' if users == 1 else 'streams'}" for users in self.ours]
+        lines = [self.title, _row("", heads)]
         for name in next(iter(self.ours.values())):
             lines.append(_row(f"  {name}", [column[name] for column in self.ours.values()]))
             if any(name in column for column in self.theirs.values()):
-                theirs = [self.theirs.get(streams, {}).get(name, "") for streams in self.ours]
+                theirs = [self.theirs.get(users, {}).get(name, "") for users in self.ours]
                 lines.append(_row("    LLMeter", theirs))
         return "\n".join(lines)
 
@@ -447,10 +451,14 @@ def run_llmeter(
 
 def _run(command: Sequence[str], folder: Path, *, env: Mapping[str, str]) -> None:
     """Run a client to its end; what it says is shown when it fails."""
-    with (folder / "log.txt").open("w") as log:
-        done = subprocess.run(command, env=env, stdout=log, stderr=log)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{(folder / 'log.txt').read_text()[-2000:]}")
+    path = folder / "log.txt"
+    try:
+        with path.open("w") as log:
+            subprocess.run(
+                command, env=env, stdout=log, stderr=log, check=True, timeout=CLIENT_TIMEOUT_S
+            )
+    except subprocess.SubprocessError as error:
+        sys.exit(f"A client has failed ({error}). It said:\n{path.read_text()[-2000:]}")
 
 
 def _plan(folder: Path, **members) -> Path:

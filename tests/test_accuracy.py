@@ -224,6 +224,8 @@ def test_an_unknown_scenario_is_refused(capsys):
     with pytest.raises(SystemExit):
         accuracy.main(["--only", "plan"])
     assert "choose among" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="Only `plain` is measured with 1 and 16 streams"):
+        accuracy.main(["--only", "tls", "--streams", "1", "--without-llmeter"])
 
 
 # --- for real

@@ -267,7 +267,7 @@ def test_the_record_of_a_backend_that_dies_says_failed(model, streamed):
 
 def test_json_without_a_bottom_is_an_error(client, model):
     model.chunks = [b"[" * 100_000]
-    with pytest.raises(client.exceptions.ModelError, match="nested too deeply"):
+    with pytest.raises(client.exceptions.ModelError, match="not a JSON object"):
         invoke(client, "llama", asked())
 
 

@@ -118,10 +118,7 @@ async def _chunks(answer: httpx.Response) -> AsyncIterator[Chunk]:
 
 
 def _checked(payload: str) -> Chunk:
-    try:
-        chunk = parse_chunk(payload)
-    except RecursionError:
-        raise BackendFailed(500, "The backend sent JSON that is nested too deeply.") from None
+    chunk = parse_chunk(payload)
     if chunk.error:
         raise BackendFailed(_meant(chunk.error.status), chunk.error.message)
     return chunk
