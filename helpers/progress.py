@@ -83,7 +83,8 @@ class Progress:
         self._written = self._done
         line = f"{self.line()} [{self._label}]"
         if self._is_live:
-            self._out.write("\r" + line.ljust(self._width) + ("\n" if is_last else ""))
+            # Wiped first and not filled up: what stays has no blanks behind it.
+            self._out.write(f"\r{' ' * self._width}\r{line}" + ("\n" if is_last else ""))
             self._width = len(line)
         else:
             self._out.write(line + "\n")

@@ -313,6 +313,15 @@ def test_a_request_is_not_tried_again(endpoint):
 
 
 def test_an_interrupt_keeps_what_there_is(endpoint):
+    # A test run started in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt(endpoint)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt(endpoint):
     endpoint.will_stream(*HELLO)
     for _ in range(2):
         endpoint.will_stream(*[HELLO[0]] * 20, pause_s=0.1)
