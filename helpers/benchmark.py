@@ -5,6 +5,7 @@
 """
 
 import itertools
+import math
 import os
 import platform
 import sys
@@ -151,6 +152,11 @@ def resume(session, path: Path | str, *, engine: str = "asyncio", ray_address: s
             f"{session.target}: set WORKSHOP_TARGET={broken.target}."
         )
     subject = _subject_of(session, broken)
+    if subject.clock_speed != broken.config["clock_speed"]:
+        raise ResultsError(
+            f"{broken.path.name} began at speed {broken.config['clock_speed']:g}, and now it is "
+            f"{subject.clock_speed:g}: set WORKSHOP_SPEED to that of the run."
+        )
     plan = _rest(broken, subject)
     drive = _driver(engine, subject, ray_address=ray_address)
     recorder = Recorder.resume(broken)
@@ -239,7 +245,10 @@ def of_server(
 
     Raises:
         InvocationError: When that is no URL.
+        ResultsError: When the price is none.
     """
+    if price_per_hour is not None and not 0 <= price_per_hour < math.inf:
+        raise ResultsError(f"A price is 0 dollars an hour or more, not {price_per_hour}.")
     transport = OpenAIStream(url, key=key)
     rehearsal = rehearsal_at(url)
     target = "rehearsal" if rehearsal else SERVER

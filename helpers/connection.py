@@ -242,14 +242,19 @@ async def _knock(host: str, port: int) -> float:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         # The name is looked up first: that is no part of a round trip.
-        family, kind, protocol, _, place = (
-            await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )[0]
-        with socket.socket(family, kind, protocol) as knocking:
-            knocking.setblocking(False)
-            started = time.monotonic()
-            await loop.sock_connect(knocking, place)
-            return time.monotonic() - started
+        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        refused: OSError | None = None
+        for family, kind, protocol, _, place in places:
+            with socket.socket(family, kind, protocol) as knocking:
+                knocking.setblocking(False)
+                started = time.monotonic()
+                try:
+                    await loop.sock_connect(knocking, place)
+                except OSError as error:  # the other family may answer
+                    refused = error
+                    continue
+                return time.monotonic() - started
+        raise refused or OSError(f"{host} has no address")
 
 
 class Connection(asyncio.BufferedProtocol):

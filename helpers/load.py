@@ -8,6 +8,7 @@ retries, no pool limit: an error is a record like any other.
 import asyncio
 import gc
 import itertools
+import math
 import platform
 import queue
 import random
@@ -166,7 +167,6 @@ def drive(
 
     def record_all() -> None:
         for finished in engine.finished():
-            jobs.sign_one()
             on_record(
                 record_of(
                     finished.job,
@@ -178,10 +178,12 @@ def drive(
                     part=part,
                 )
             )
+            if not engine.is_stopping:
+                jobs.sign_one()
 
     with _undisturbed():
-        engine.open()
         try:
+            engine.open()
             engine.start(starts_at())
             record_all()
         except BaseException:
@@ -320,7 +322,7 @@ class _Engine:
         self._opened: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._is_stopping = False
+        self.is_stopping = False
         self._is_over = False
         self._lags_s = array("d")
         self._round_trip_s = 0.0
@@ -340,7 +342,7 @@ class _Engine:
         allow_connections(users + 2 * _SPARE_CONNECTIONS)
         self._thread.start()
         if error := self._opened.get():
-            self.join()
+            self._is_over = True
             raise error
 
     def start(self, at_s: float) -> None:
@@ -361,8 +363,8 @@ class _Engine:
 
     def stop(self) -> None:
         """Send nothing more and give up what is in flight; also safe when all is over."""
-        self._is_stopping = True
-        if not self._loop.is_closed():
+        self.is_stopping = True
+        if self._loop is not None and not self._loop.is_closed():
             with suppress(RuntimeError):  # it may close between the question and the call
                 self._loop.call_soon_threadsafe(self._abandon)
 
@@ -377,8 +379,8 @@ class _Engine:
             host=platform.node(),
             wall_s=self._ended_s - self._started_s,
             cpu_s=time.process_time() - self._cpu_s,
-            loop_lag_p50_s=lags_s[len(lags_s) // 2],
-            loop_lag_p99_s=lags_s[int(0.99 * (len(lags_s) - 1))],
+            loop_lag_p50_s=lags_s[(len(lags_s) - 1) // 2],
+            loop_lag_p99_s=lags_s[math.ceil(0.99 * (len(lags_s) - 1))],
             loop_lag_max_s=lags_s[-1],
             round_trip_s=self._round_trip_s,
             part=part,
@@ -449,13 +451,13 @@ class _Engine:
 
     async def _sleep_until(self, at_s: float) -> None:
         """Sleep, but not beyond an interrupt."""
-        if (left_s := at_s - time.monotonic()) > 0 and not self._is_stopping:
+        if (left_s := at_s - time.monotonic()) > 0 and not self.is_stopping:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), left_s)
 
     def _take(self) -> _Job | None:
         # Not taken while stopping: it would be neither sent nor told.
-        return None if self._is_stopping else self._jobs.take()
+        return None if self.is_stopping else self._jobs.take()
 
     async def _user(self, number: int, think_s: float) -> None:
         while job := self._take():
@@ -496,7 +498,7 @@ class _Engine:
         except OSError as error:
             failure = Failure("connection", str(error) or "timed out")
             return Exchange(sent_s=started_s, ended_s=time.monotonic(), failure=failure)
-        if self._is_stopping:  # since it began to connect
+        if self.is_stopping:  # since it began to connect
             connection.close()
             failure = Failure("interrupted", "the run was interrupted")
             return Exchange(sent_s=started_s, ended_s=time.monotonic(), failure=failure)

@@ -151,24 +151,36 @@ def _openai_chunk(data: dict[str, Any]) -> Chunk:
     if not choices:  # the last chunk when usage was asked for
         return Chunk(usage=usage)
     delta = choices[0].get("delta") or {}  # TGI 2.0.2 sends {} for a special token
-    return Chunk(str(delta.get("content") or ""), choices[0].get("finish_reason"), usage)
+    return Chunk(str(delta.get("content") or ""), _word(choices[0].get("finish_reason")), usage)
 
 
 def _tgi_chunk(data: dict[str, Any]) -> Chunk:
     token, details = data["token"], data.get("details") or {}
     usage = None
     if details:
-        usage = Usage(details.get("input_length") or None, details.get("generated_tokens"))
+        usage = Usage(
+            _count(details.get("input_length")) or None, _count(details.get("generated_tokens"))
+        )
     text = "" if token.get("special") else str(token.get("text") or "")
-    return Chunk(text, details.get("finish_reason"), usage)
+    return Chunk(text, _word(details.get("finish_reason")), usage)
 
 
 def _usage(data: Mapping[str, Any] | None) -> Usage | None:
     if not data:
         return None
-    return Usage(data.get("prompt_tokens") or None, data.get("completion_tokens"))
+    return Usage(_count(data.get("prompt_tokens")) or None, _count(data.get("completion_tokens")))
 
 
+def _count(value: object) -> int | None:
+    """A number of tokens, None for what cannot be one."""
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_MOST_TOKENS = 10_000_000  # of one request: more than any model's context
 _KIND_OF_STATUS = {400: "validation", 422: "validation", 424: "generation", 429: "overloaded"}
 _STATUS_OF_TYPE = {"validation": 422, "overloaded": 429, "generation": 424}
 
@@ -178,9 +190,8 @@ def fault(data: Mapping[str, Any], status: int | None = None) -> Fault:
     details = data["error"] if isinstance(data.get("error"), dict) else data
     message = str(details.get("message") or data.get("error") or "no reason given")
     kind = str(data.get("error_type") or "")
-    status = status or details.get("http_status_code") or _STATUS_OF_TYPE.get(kind)
-    if status is None and isinstance(details.get("code"), int):
-        status = details["code"]
+    told = (status, details.get("http_status_code"), _STATUS_OF_TYPE.get(kind), details.get("code"))
+    status = next((one for one in told if type(one) is int and 100 <= one < 600), None)
     if kind.startswith("incomplete"):
         return Fault("incomplete", message, status or 500)
     return Fault(_KIND_OF_STATUS.get(status, "container"), message, status)

@@ -479,7 +479,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _write_json(path: Path, data: Mapping) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    whole = path.with_name(f".{path.name}")  # a full disk leaves the old one, or none
+    whole.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    whole.replace(path)
 
 
 def _read_json(path: Path, shape: Mapping) -> dict:

@@ -7,18 +7,18 @@ request beforehand and take an answer apart after it has ended.
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.eventstream import EventStreamHeaderParser, ParserError
 
-from helpers import messages
+from helpers import hub, messages
 from helpers.connection import Address, Exchange
 from helpers.errors import InvocationError
 from helpers.messages import SSEDecoder, Usage, parse_chunk
@@ -133,8 +133,14 @@ class SageMakerStream:
     def read(self, exchange: Exchange) -> Reading:
         """Unframe and count, after the fact; what arrived before a failure is kept."""
         if exchange.status is not None and exchange.status != 200:
-            return Reading([], failure=exchange.failure or _refusal(exchange))
-        return read_sse(payloads(exchange.parts), broken=exchange.failure)
+            return _clean(
+                Reading([], failure=exchange.failure or _refusal(exchange)), self._secrets
+            )
+        return _clean(read_sse(payloads(exchange.parts), broken=exchange.failure), self._secrets)
+
+    @property
+    def _secrets(self) -> Sequence[str | None]:
+        return self._credentials.get_frozen_credentials()[1:3]
 
 
 def _unpickled(name, url, region, credentials, proxies) -> SageMakerStream:
@@ -159,19 +165,7 @@ class OpenAIStream:
     name = "OpenAI chat completions"
 
     def __init__(self, base_url: str, *, key: str | Callable[[], str] | None = None):
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvocationError(
-                f"{base_url!r} is no address of a server: give one such as "
-                "http://127.0.0.1:8000/v1.",
-                kind="request",
-            )
-        if parts.username is not None:
-            raise InvocationError(
-                f"The address of {parts.hostname} has a user in it, which would be kept with each "
-                "run: leave that out and give a key.",
-                kind="request",
-            )
+        _address(base_url)
         self._base_url = base_url
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._key = key
@@ -198,12 +192,39 @@ class OpenAIStream:
     def read(self, exchange: Exchange) -> Reading:
         """Count, after the fact; what arrived before a failure is kept."""
         if exchange.status is not None and exchange.status != 200:
-            return Reading([], failure=exchange.failure or _openai_refusal(exchange))
+            failure = exchange.failure or _openai_refusal(exchange)
+            return _clean(Reading([], failure=failure), self._secrets)
         kind = exchange.headers.get("content-type", "")
         if exchange.status and not kind.startswith("text/event-stream"):
             words = f"asked for a stream, the server answered {kind or 'something else'}"
             return Reading([], failure=exchange.failure or Failure("framing", words, 200))
-        return read_sse(exchange.parts, broken=exchange.failure)
+        return _clean(read_sse(exchange.parts, broken=exchange.failure), self._secrets)
+
+    @property
+    def _secrets(self) -> Sequence[str | None]:
+        return () if callable(self._key) else (self._key,)
+
+
+def _address(url: str) -> SplitResult:
+    """The parts of a server's URL; one that is refused is not repeated: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        url.encode("ascii")
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise InvocationError(
+            "That is no address of a server: give one such as http://127.0.0.1:8000/v1.",
+            kind="request",
+        )
+    if parts.username is not None or parts.query:
+        raise InvocationError(
+            f"The address of {parts.hostname} has a user or a query in it, which would be kept "
+            "with each run: leave that out and give a key.",
+            kind="request",
+        )
+    return parts
 
 
 def _openai_unpickled(base_url: str, key: str | None) -> OpenAIStream:
@@ -390,9 +411,36 @@ def _openai_refusal(exchange: Exchange) -> Failure:
     return Failure(fault.kind, words, exchange.status, exchange.status, words)
 
 
+def _clean(reading: Reading, secrets: Sequence[str | None]) -> Reading:
+    """A reading whose failure is fit to be kept and shown, whatever the server has said.
+
+    Servers quote the key that they refuse, send escape codes to whoever reads along, name their
+    errors as the engine names its own, and say numbers that are none.
+    """
+    failure = reading.failure
+    if failure is None:
+        return reading
+    known = {failure.status, failure.original_status}
+    clean = Failure(
+        _words(failure.kind, secrets),
+        _words(failure.message, secrets),
+        failure.status,
+        failure.original_status if type(failure.original_status) is int else None,
+        failure.original_message and _words(failure.original_message, secrets),
+    )
+    if failure.kind in ("interrupted", "timeout") and known != {None}:
+        clean = replace(clean, kind=f"HTTP {failure.status}")
+    return replace(reading, failure=clean)
+
+
+def _words(text: str, secrets: Sequence[str | None]) -> str:
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return hub.redact(shown, *secrets)
+
+
 def _json(body: bytes) -> dict:
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -622,3 +622,10 @@ def test_any_openai_client_can_use_the_openai_route(rehearsal):
     pieces = client.chat_completion(HELLO, model="tgi", max_tokens=20, stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
     assert text == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("count", ["12", [1], {}, -100, 3.5, True, 10**18, None])
+def test_what_is_no_number_of_tokens_counts_nothing(count):
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    chunk = parse_chunk(json.dumps({"choices": [], "usage": usage}))
+    assert (chunk.usage.prompt_tokens, chunk.usage.output_tokens) == (None, None)

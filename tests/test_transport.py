@@ -617,3 +617,31 @@ def test_the_environment_names_the_proxy_and_its_exceptions(monkeypatch):
     far = Address.of("https://runtime.sagemaker.us-east-1.amazonaws.com")
     assert (far.proxy.host, far.proxy.port) == ("proxy.example", 3128)
     assert Address.of("https://127.0.0.1:1").proxy is None
+
+
+# --- hostile words --------------------------------------------------------------------------------
+
+
+def refused(endpoint, body, **options):
+    head = b"HTTP/1.1 503 No\r\nContent-Length: %d\r\n\r\n" % len(body)
+    endpoint._scripts.append(send_raw(head + body))
+    return openai_reading(endpoint, **options).failure
+
+
+def test_a_server_that_quotes_the_key_does_not_get_it_into_a_record(endpoint):
+    failure = refused(endpoint, b'{"error":"bad key a-secret-key"}', key="a-secret-key")
+    assert failure.message == "bad key ***"
+
+
+def test_escape_codes_and_half_characters_are_left_out(endpoint):
+    failure = refused(endpoint, b'{"error":"\\u001b[31mred \\ud800"}')
+    assert failure.message.isprintable() and "red" in failure.message
+
+
+def test_an_error_without_a_bottom_is_an_error_like_any_other(endpoint):
+    assert refused(endpoint, b"[" * 100_000).status == 503
+
+
+def test_an_error_may_not_pass_for_an_interrupt(endpoint):
+    endpoint.will_refuse(503, "interrupted", "no")
+    assert reading_of(endpoint.url).failure.kind == "HTTP 503"
