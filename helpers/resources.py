@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,6 +13,7 @@ from helpers.errors import EndpointError
 from helpers.session import Session, reason
 
 PREFIX = "inf2-workshop"
+WORKSHOP = "inferentia2"  # value of the tag `workshop`
 NAME_LENGTH = 63  # SageMaker: letters, digits and single hyphens
 
 
@@ -58,9 +59,14 @@ def name_of(participant: str, recipe_name: str) -> str:
     return f"{name[: NAME_LENGTH - 7].rstrip('-')}-{digest}"
 
 
-def tags(session: Session, recipe_name: str) -> dict[str, str]:
-    """The tags on everything the workshop creates."""
-    return {"workshop": "inferentia2", "participant": session.participant, "recipe": recipe_name}
+def tags(session: Session, recipe_name: str, *, expires: datetime | None = None) -> dict[str, str]:
+    """The tags on everything the workshop creates; `expires` is a moment in UTC, or `never`."""
+    return {
+        "workshop": WORKSHOP,
+        "participant": session.participant,
+        "recipe": recipe_name,
+        "expires": expires.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if expires else "never",
+    }
 
 
 def describe(session: Session, kind: Kind, name: str) -> dict[str, Any] | None:

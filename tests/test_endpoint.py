@@ -111,6 +111,7 @@ def test_everything_is_tagged_with_its_participant(served):
             "workshop": "inferentia2",
             "participant": "served",
             "recipe": SMALL,
+            "expires": "never",
         }
 
 

@@ -932,13 +932,6 @@ def test_an_object_of_s3_may_be_called_like_a_file_of_the_hub(world):
     assert found["Body"].read() == b"mine"
 
 
-def test_a_weight_is_told_from_a_models_name():
-    assert startup.weights_of("meta-llama/Meta-Llama-3-70B-Instruct") == pytest.approx(141.1)
-    assert startup.weights_of("meta-llama/Llama-3.1-8B") == pytest.approx(16.06)
-    assert startup.weights_of("a/some-3.5B-chat") == 7
-    assert startup.weights_of("a/without-size") == 16
-
-
 # --- the plan of a start
 
 

@@ -5,19 +5,15 @@ start-up health check times out. The container's contract decides whether it eve
 of the weights decides when.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 
-from helpers import contracts, twin
+from helpers import contracts, models, twin
 from helpers.errors import ContainerError, WorkshopError
+from helpers.models import INSTANCE_S
 from helpers.rehearsal import hub
 
-# The original guide reports 30 to 40 minutes for Llama 3 70B (philschmid, 2024-05): 5 for the
-# instance and the image, 26 in proportion to 141 GB of weights [derived].
-INSTANCE_S = 300.0
-LOAD_S_PER_GB = 11.0
 # AWS's "How containers respond to health check requests" gives 8 minutes when the production
 # variant sets nothing [unverified].
 HEALTH_CHECK_S = 480.0
@@ -36,8 +32,6 @@ NO_SPACE = "OSError: [Errno 28] No space left on device"
 _KEEP_TWO_COPIES = {(contracts.TGI, "0.0.22"), (contracts.TGI, "0.0.23")}
 _DIES_AFTER_S = 20.0
 _RESTARTS_S = (0.0, 60.0, 120.0)
-# Billions of parameters, where the name rounds them (model cards, 2026-11).
-_EXACT_BILLIONS = {"70B": 70.55, "8B": 8.03}
 
 
 @dataclass(frozen=True)
@@ -91,8 +85,8 @@ def plan(
 
     contract = contracts.contract_for_image(image)
     is_inf2 = instance_type.startswith("ml.inf2.")
-    weights_gb = weights_of(model_id)
-    load_s = LOAD_S_PER_GB * weights_gb
+    weights_gb = models.weights_gb(model_id)
+    load_s = models.LOAD_S_PER_GB * weights_gb
     lines = [(INSTANCE_S, FIRST_LINE)]
     if contract.framework == contracts.VLLM and is_inf2 and not inference_ami:
         lines.append((INSTANCE_S, OLD_DRIVER))
@@ -110,13 +104,6 @@ def plan(
         return _failed(timeout_s, variant, [*lines, loading])
     ready_s = INSTANCE_S + load_s
     return Startup(ready_s, None, (*lines, loading, (ready_s - 1, "Connected")))
-
-
-def weights_of(model_id: str) -> float:
-    """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
-    sizes = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)B(?![a-z])", model_id.replace("-", " "))
-    billions = _EXACT_BILLIONS.get(f"{sizes[-1]}B", float(sizes[-1])) if sizes else 8.0
-    return 2 * billions
 
 
 def _refusal(image: str, env: Mapping[str, str], *, instance_type: str, gated: bool) -> str | None:

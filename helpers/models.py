@@ -1,0 +1,61 @@
+"""What a model weighs, what a slot of its KV cache takes, and how long it takes to load."""
+
+import re
+from dataclasses import dataclass
+
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])")
+BYTES_PER_PARAMETER = 2  # fp16 and bf16 alike
+# The original guide reports 30 to 40 minutes for Llama 3 70B (philschmid, 2024-05): 5 for the
+# instance and the image, 26 in proportion to 141 GB of weights [derived].
+INSTANCE_S = 300.0
+LOAD_S_PER_GB = 11.0
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The figures of a model's `config.json` that decide what it needs.
+
+    Attributes:
+        parameters_b: Billions of parameters.
+        layers: Transformer layers.
+        kv_heads: Key-value heads of a layer.
+        head_size: Width of a head.
+    """
+
+    parameters_b: float
+    layers: int
+    kv_heads: int
+    head_size: int
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache for one token: keys and values of every layer, 16 bits each."""
+        return 2 * BYTES_PER_PARAMETER * self.layers * self.kv_heads * self.head_size
+
+
+# Llama 3, 3.1 and 3.3 (config.json and model cards on the Hub, 2026-11).
+_KNOWN = {"70B": Architecture(70.55, 80, 8, 128), "8B": Architecture(8.03, 32, 8, 128)}
+
+
+def architecture(model_id: str) -> Architecture | None:
+    """The architecture of a Llama 3 model, None for others."""
+    return _KNOWN.get(_size(model_id)) if "llama-3" in model_id.lower() else None
+
+
+def weights_gb(model_id: str) -> float:
+    """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
+    size = _size(model_id)
+    known = _KNOWN.get(size)
+    billions = known.parameters_b if known else float(size.rstrip("B") or 8)
+    return BYTES_PER_PARAMETER * billions
+
+
+def startup_s(model_id: str) -> float:
+    """Seconds until an endpoint with this model may be expected to answer [derived]."""
+    return INSTANCE_S + LOAD_S_PER_GB * weights_gb(model_id)
+
+
+def _size(model_id: str) -> str:
+    """`70B` in `…-70B-Instruct`; empty when the name says nothing."""
+    sizes = _SIZE.findall(model_id.replace("-", " "))
+    return f"{sizes[-1]}B" if sizes else ""
