@@ -12,9 +12,12 @@ _SECRET_NAME = re.compile(
     r"TOKEN(?![A-Z])|SECRET|PASSWORD|CREDENTIAL|(API|ACCESS)_?KEY|(^|_)KEY$", re.IGNORECASE
 )
 # Real ones have 34 letters and digits, no underscore: hf_delete_endpoint is a name. What precedes
-# does not matter: it is a letter in JSON's "\nhf_…", a digit in a URL's "%20hf_…".
-TOKEN = "hf_[A-Za-z0-9]{8,}"
+# does not matter: it is a letter in JSON's "\nhf_…", a digit in a URL's "%20hf_…". Those of OAuth,
+# of jobs and of organizations have a word more.
+TOKEN = "(?:hf_(?:oauth|jwt)_[A-Za-z0-9_.-]{8,}|hf_[A-Za-z0-9]{8,}|api_org_[A-Za-z0-9]{8,})"
 _TOKEN = re.compile(TOKEN)
+_SHORTEST = 8  # of what is covered wherever it stands: a shorter one would cover words
+_known: set[str] = set()  # secrets that this process was given, whatever they look like
 
 
 def is_secret(name: str) -> bool:
@@ -29,11 +32,17 @@ def mask(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def cover(secret: str | None) -> str | None:
+    """Remember a secret of this process and return it: `redact` covers it from now on."""
+    if secret and len(secret) >= _SHORTEST:
+        _known.add(secret)
+    return secret
+
+
 def redact(text: str, *secrets: str | None) -> str:
-    """A text without the given secrets, and without anything that looks like a token."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, MASK)
+    """A text without the given secrets, those of `cover`, and all that looks like a token."""
+    for secret in sorted(_known.union(filter(None, secrets)), key=len, reverse=True):
+        text = text.replace(secret, MASK)
     return _TOKEN.sub(MASK, text)
 
 
@@ -56,7 +65,7 @@ class TokenCheck:
 
 def token(environ: Mapping[str, str] = os.environ) -> str | None:
     """The token from the environment, else the one saved by `hf auth login`, else None."""
-    return _token_and_source(environ)[0]
+    return cover(_token_and_source(environ)[0])
 
 
 def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> TokenCheck:
@@ -70,6 +79,7 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     value, source = _token_and_source(environ)
+    cover(value)
     if not value:
         return TokenCheck(
             source,

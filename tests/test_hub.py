@@ -145,6 +145,21 @@ def test_a_text_loses_given_secrets_and_whatever_looks_like_a_token():
     assert hub.redact(f"x {TOKEN} y sesame", "sesame", None) == "x *** y ***"
 
 
+@pytest.mark.parametrize(
+    "token", ["hf_oauth_eyJhbGciOi.eyJzdWIi.x-y_z", "hf_jwt_eyJhbGciOi", "api_org_AbCdEfGhIjKl"]
+)
+def test_tokens_of_other_forms_are_found_too(token):
+    assert hub.redact(f"a {token}, b") == "a ***, b"
+
+
+def test_a_token_that_looks_like_none_is_covered_once_it_was_read():
+    odd = "not-in-any-known-form-7f3a"
+    assert hub.redact(odd) == odd
+    assert hub.token({"HF_TOKEN": odd}) == odd
+    assert hub.redact(f"x{odd}y") == "x***y"
+    assert hub.mask({"NOTE": odd}) == {"NOTE": "***"}
+
+
 @pytest.mark.parametrize("before", ["", "my_", "x", "1", "_", "=", "\\n", "%3D", "'"])
 def test_a_token_is_found_after_anything(before):
     assert hub.redact(f"{before}{TOKEN}' y") == f"{before}***' y"
