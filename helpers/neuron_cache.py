@@ -150,6 +150,8 @@ class _Registry:
         if self._compilers is None:
             tree = self._api.list_repo_tree(REPOSITORY)
             self._compilers = [one.path for one in tree if one.path.startswith("neuronxcc-")]
+            if not self._compilers:
+                raise LookupError(f"{REPOSITORY} has no compiler's folder")
         places = [
             (contract, f"{compiler}/{folder(contract)}")
             for contract in wanted
