@@ -1,0 +1,731 @@
+"""Check before deploying what can be known before deploying: one table, in seconds, for nothing.
+
+An endpoint takes 40 minutes to fail. What it would fail of is asked of AWS, of the Hugging Face Hub
+and of the container's contract beforehand. A check that cannot be made is `not checked` and holds
+nothing up; one that failed stops the deployment unless it is overridden by its name.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+
+from helpers import (
+    containers,
+    contracts,
+    costs,
+    deadline,
+    hub,
+    models,
+    neuron_cache,
+    pricelist,
+    recipes,
+    resources,
+    rights,
+    usage,
+)
+from helpers.errors import ContainerError, PreflightError, SessionError, WorkshopError
+from helpers.recipes import Recipe
+from helpers.session import Session, open_session, reason
+
+OK, WARNING, FAILED, NOT_CHECKED = "ok", "warning", "failed", "not checked"
+LIMIT_S = 8.0  # real seconds; a check without an answer by then is not checked
+
+_SHORT = {  # seconds, so that a check gives up before its limit
+    "connect_timeout": 2,
+    "read_timeout": 4,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
+_GIB_IN_GB = 1.073741824
+_HBM_GIB_PER_CORE = 16  # half a chip's (costs.SPECIFICATION_SOURCE)
+_TIGHT = 0.9  # of what there is: code, activations and a slow day need the rest [derived]
+_MOST_VOLUME_GB = 512  # SageMaker, botocore's service model
+_HEALTH_CHECK_S = (60, 3600)  # the same
+_GO_ON = "Nothing keeps you from deploying."
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check found.
+
+    Attributes:
+        check: Its name, one of `CHECKS`; with a region behind it for the further ones.
+        state: `ok`, `warning`, `failed` or `not checked`.
+        said: What was found, with the figures.
+        remedy: What to do, one sentence; empty when there is nothing to do.
+    """
+
+    check: str
+    state: str
+    said: str
+    remedy: str = ""
+
+
+# --- All of them ----------------------------------------------------------------------------
+
+
+def check(
+    session: Session,
+    recipe: Recipe,
+    *,
+    role: str | None = None,
+    hf_token: str | None = None,
+    instance_count: int = 1,
+    regions: Iterable[str] | None = None,
+    only: str | Collection[str] | None = None,
+) -> list[Result]:
+    """Check everything that decides whether a deployment comes up; takes less than ten seconds.
+
+    Args:
+        session: The workshop's session.
+        recipe: What is to be deployed.
+        role: ARN of the execution role; left out, `session.role()`.
+        hf_token: For a gated model; left out, the one of the environment.
+        instance_count: Instances behind the endpoint.
+        regions: Further regions that a deployment may move to: container, instance and quota are
+            checked there too, and what they lack is a warning.
+        only: The name of one check, or several.
+
+    Returns:
+        One result a check, in the order of `CHECKS`, further regions last.
+
+    Raises:
+        PreflightError: When there is no check of a name.
+    """
+    wanted = _known(CHECKS if only is None else only)
+    asked = Asked(session, recipe, role, hf_token, instance_count)
+    asked.prepare()
+    tasks: dict[str, Callable[[], list[Result]]] = {}
+    names: dict[str, list[str]] = {}
+    for together, made in _GROUPS.items():
+        names[together] = [name for name in _NAMES[together] if name in wanted]
+        if names[together]:
+            tasks[together] = partial(made, asked)
+    for region in dict.fromkeys(regions or ()):
+        for together in _REGIONAL if region != session.region else ():
+            if names[together]:
+                there = f"{together} {region}"
+                names[there] = [name for name in names[together] if name in _IN_REGIONS]
+                tasks[there] = partial(_elsewhere, asked, _GROUPS[together], region)
+    found = deadline.together(tasks, limit_s=LIMIT_S)
+    results = [
+        one
+        for task, answer in found.items()
+        for one in _results(answer, names[task], task, asked)
+    ]
+    order = list(CHECKS)
+    return sorted(results, key=lambda one: (" " in one.check, order.index(one.check.split()[0])))
+
+
+def table(results: Iterable[Result]) -> pd.DataFrame:
+    """The results as a table: check, result, what to do."""
+    rows = [(one.check, f"{one.state}: {one.said}", one.remedy) for one in results]
+    return pd.DataFrame(rows, columns=["check", "result", "what to do"]).set_index("check")
+
+
+def require(results: Iterable[Result], *, override: str | Collection[str] = ()) -> None:
+    """Stop when a check has failed that nobody overrides; the rest lets a deployment happen.
+
+    Args:
+        results: What `check` returned.
+        override: Names of checks that may fail.
+
+    Raises:
+        PreflightError: Names every failed check, what it found and what to do; or a name that is
+            none of a check.
+    """
+    allowed = _known(override)
+    failed = [one for one in results if one.state == FAILED and one.check not in allowed]
+    if not failed:
+        return
+    problems = "; ".join(
+        f"{one.check} ({one.said}): {one.remedy.rstrip('.') or 'see the table'}" for one in failed
+    )
+    count = f"{len(failed)} checks have" if len(failed) > 1 else "A check has"
+    raise PreflightError(
+        f"{count} failed, so nothing was deployed: {problems}; or deploy all the same with "
+        f"override={[one.check for one in failed]}."
+    )
+
+
+def _known(names: str | Iterable[str]) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in CHECKS]
+    if unknown:
+        raise PreflightError(
+            f"There is no check {unknown[0]!r}: choose from {', '.join(CHECKS)}."
+        )
+    return names
+
+
+def _results(
+    answer: list[Result] | Exception, names: list[str], task: str, asked: "Asked"
+) -> list[Result]:
+    """A task's results, of the checks that were asked for; what went wrong is not checked."""
+    if isinstance(answer, Exception):
+        region = f" {task.partition(' ')[2]}" if " " in task else ""
+        return [not_checked(f"{name}{region}", answer, asked) for name in names]
+    return [one for one in answer if one.check.split()[0] in names]
+
+
+def not_checked(name: str, error: Exception, asked: "Asked") -> Result:
+    """What becomes of a check that could not be made."""
+    if isinstance(error, TimeoutError):
+        return Result(name, NOT_CHECKED, str(error), f"Try again later. {_GO_ON}")
+    said = reason(error, asked.token).rstrip(".")
+    remedy = f"Try again later. {_GO_ON}"
+    if rights.is_denied(error):
+        remedy = f"Have the rights of iam/participant.json given to you. {_GO_ON}"
+    return Result(name, NOT_CHECKED, said, remedy)
+
+
+def _elsewhere(
+    asked: "Asked", made: Callable[["Asked"], list[Result]], region: str
+) -> list[Result]:
+    """The same check in a further region, where a failure is none of the deployment's yet."""
+    there = replace(asked, session=asked.session.in_region(region))
+    there.prepare()
+    return [
+        replace(
+            one,
+            check=f"{one.check} {region}",
+            state=WARNING if one.state == FAILED else one.state,
+        )
+        for one in made(there)
+    ]
+
+
+_making = threading.Lock()  # boto3 makes clients in one thread at a time
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be deployed, and how to ask about it; the arguments of `check`."""
+
+    session: Session
+    recipe: Recipe
+    given_role: str | None = None
+    hf_token: str | None = None
+    instance_count: int = 1
+
+    @property
+    def token(self) -> str | None:
+        """The Hugging Face token, never shown."""
+        return self.hf_token or hub.token()
+
+    @property
+    def role(self) -> str:
+        """ARN of the execution role.
+
+        Raises:
+            SessionError: When there is none.
+        """
+        return self.given_role or self.session.role()
+
+    @property
+    def endpoint_name(self) -> str:
+        """What the endpoint will be called."""
+        return resources.name_of(self.session.participant, self.recipe.name)
+
+    def client(self, service: str) -> BaseClient:
+        """A client that gives up soon."""
+        with _making:
+            return self.session.client(service, **_SHORT)
+
+    def prepare(self) -> None:
+        """Let the session make now what its own methods would make in several threads."""
+        with _making:
+            self.session.client("iam")
+
+
+# --- Who one is, and what one may -----------------------------------------------------------
+
+
+def _identity(asked: Asked) -> list[Result]:
+    try:
+        arn = asked.client("sts").get_caller_identity()["Arn"]
+    except ClientError as error:
+        return [
+            Result(
+                "identity",
+                FAILED,
+                reason(error).rstrip("."),
+                "Sign in again (`aws sso login` or `aws configure`), then open the session again.",
+            )
+        ]
+    if arn.endswith(":root"):
+        return [
+            Result(
+                "identity",
+                WARNING,
+                f"{arn} is the account's root user",
+                "Work as a user or role with the rights of iam/participant.json.",
+            )
+        ]
+    return [Result("identity", OK, arn)]
+
+
+def _role(asked: Asked) -> list[Result]:
+    try:
+        arn = asked.role
+    except SessionError as error:
+        return [
+            Result(
+                "role",
+                FAILED,
+                str(error).rstrip("."),
+                "Deploy iam/template.yaml, which makes inf2-workshop-execution, or set ROLE_ARN in "
+                "notebook 01.",
+            )
+        ]
+    found = rights.look_at_role(asked.client("iam"), arn, account=asked.session.account)
+    if found.problem:
+        return [Result("role", FAILED, found.problem, found.remedy)]
+    return [Result("role", OK, f"{arn} trusts SageMaker")]
+
+
+def _permissions(asked: Asked) -> list[Result]:
+    ask = rights.Request(
+        iam=asked.client("iam"),
+        session=asked.session,
+        endpoint_name=asked.endpoint_name,
+        instance_type=asked.recipe.instance_type,
+    )
+    verdicts = [rights.of_caller(ask, role=_or_none(lambda: asked.role))]
+    role = _or_none(lambda: asked.role)
+    if role:
+        verdicts.append(rights.of_role(ask, role))
+    states = [verdict.state for verdict in verdicts]
+    worst = next(state for state in (FAILED, NOT_CHECKED, WARNING, OK) if state in states)
+    remedies = [verdict.remedy for verdict in verdicts if verdict.remedy]
+    said = "; ".join(verdict.said for verdict in verdicts)
+    return [Result("permissions", worst, said, " ".join(dict.fromkeys(remedies)))]
+
+
+def _scheduler_role(asked: Asked) -> list[Result]:
+    try:
+        arn = asked.session.scheduler_role()
+    except SessionError as error:
+        return [
+            Result(
+                "scheduler-role",
+                FAILED,
+                str(error).rstrip("."),
+                "Deploy iam/template.yaml, which makes inf2-workshop-scheduler: without it nothing "
+                "deletes the endpoint when its time is up.",
+            )
+        ]
+    return [Result("scheduler-role", OK, f"{arn} deletes the endpoint when its time is up")]
+
+
+def _or_none(get: Callable[[], str]) -> str | None:
+    try:
+        return get()
+    except SessionError:
+        return None
+
+
+# --- What the region has --------------------------------------------------------------------
+
+
+def _container(asked: Asked) -> list[Result]:
+    recipe, region = asked.recipe, asked.session.region
+    name = f"{recipe.framework} {recipe.container_version}"
+    try:
+        containers.check_offered(recipe.framework, recipe.container_version, region=region)
+    except ContainerError as error:
+        both = containers.regions(recipe.framework, recipe.container_version).index
+        return [
+            Result(
+                "container",
+                FAILED,
+                str(error).partition(":")[0],
+                f"Choose a region that has it and the machine: {', '.join(both)}.",
+            )
+        ]
+    return [Result("container", OK, f"{name} is offered in {region}")]
+
+
+def _instance_and_price(asked: Asked) -> list[Result]:
+    """Both come from the Price List: a type is offered where it has a price for hosting."""
+    type_, region = asked.recipe.instance_type, asked.session.region
+    try:
+        here = asked.session.in_region(pricelist.region_for(region))
+        listed = pricelist.hosting(replace(asked, session=here).client("pricing"), type_)
+        problem = ""
+    except Exception as error:  # the dated table stands in
+        listed, problem = {}, reason(error, asked.token).rstrip(".")
+    return [
+        _instance(type_, region, listed, problem),
+        _price(asked, listed.get(region), problem),
+    ]
+
+
+def _instance(type_: str, region: str, listed: dict[str, float], problem: str) -> Result:
+    offered = f"{type_} is offered in {region}"
+    if region in listed:
+        return Result("instance", OK, f"{offered} (Price List)")
+    known = containers.INF2_48XLARGE_REGIONS
+    why = problem or f"the Price List has no hosting price of {type_} in {region}"
+    if not type_.startswith("ml.inf2."):
+        others = f"Choose one of {', '.join(sorted(listed))}." if listed else "Look at its price."
+        return Result("instance", NOT_CHECKED, why, others)
+    if region not in known:
+        return Result(
+            "instance",
+            FAILED,
+            f"{type_} is not offered in {region} ({why})",
+            f"Choose a region that has it: {', '.join(known)}.",
+        )
+    return Result("instance", OK, f"{offered} by EC2 (list of 2026-08; {why})")
+
+
+def _price(asked: Asked, listed: float | None, problem: str) -> Result:
+    type_, count = asked.recipe.instance_type, asked.instance_count
+    try:
+        dated = costs.price_per_hour(type_)
+    except WorkshopError as error:
+        dated = None
+        if listed is None:
+            return Result("price", WARNING, "unknown", str(error))
+    hourly = (listed if listed is not None else dated or 0.0) * count
+    bill = f"${hourly:.2f} an hour, ${hourly * 24:.0f} a day"
+    each = f" for {count} instances" if count > 1 else ""
+    if listed is None:
+        why = problem or f"the Price List has none for {asked.session.region}"
+        return Result("price", OK, f"{bill}{each} ({costs.PRICE_DATE}; {why})")
+    changed = "" if dated in (None, listed) else f"; {costs.PRICE_DATE}: ${dated:.2f} each"
+    return Result("price", OK, f"{bill}{each} (Price List{changed})")
+
+
+def _quota(asked: Asked) -> list[Result]:
+    type_, region = asked.recipe.instance_type, asked.session.region
+    instance = costs.INSTANCES.get(type_)
+    if instance is None or not instance.quota_code:
+        said = f"the code of the quota for {type_} is not known here"
+        remedy = f'Look for "{type_} for endpoint usage" in Service Quotas. {_GO_ON}'
+        return [Result("quota", NOT_CHECKED, said, remedy)]
+    limit = usage.limit(asked.client("service-quotas"), instance.quota_code)
+    used = usage.in_use(asked.client("sagemaker"), type_)
+    total, own = sum(used.values()), used.get(asked.endpoint_name, 0)
+    left = max(0, int(limit) - total)
+    said = f"limit {limit:g} of {type_}, {total} in use, {left} left"
+    needed = max(0, asked.instance_count - own)
+    if needed <= left:
+        return [Result("quota", OK, f"{said}; yours is there" if own else said)]
+    at_least = total + needed
+    return [
+        Result(
+            "quota",
+            FAILED,
+            f"{said}, {needed} needed",
+            f'Request at least {at_least} for {instance.quota_code} ("{type_} for endpoint '
+            f'usage") in {region} at https://{region}.console.aws.amazon.com/servicequotas/home/'
+            f"services/sagemaker/quotas/{instance.quota_code}, or choose another region.",
+        )
+    ]
+
+
+# --- The Hugging Face Hub -------------------------------------------------------------------
+
+
+def _token_and_license(asked: Asked) -> list[Result]:
+    model_id = asked.recipe.model_id
+    if not asked.recipe.gated:
+        said = f"{model_id} is not gated"
+        return [Result(name, OK, f"not needed: {said}") for name in ("token", "license")]
+    environ = dict(os.environ) | ({"HF_TOKEN": asked.hf_token} if asked.hf_token else {})
+    found = hub.check_token(model_id, environ=environ)
+    said, _, remedy = found.message.partition(": ")
+    remedy = f"{remedy[:1].upper()}{remedy[1:]}"
+    license_ = f"the license of {model_id}"
+    if found.user is None:
+        state = FAILED if found.source == "none" or found.refused else NOT_CHECKED
+        return [
+            Result("token", state, said, remedy if state == FAILED else _GO_ON),
+            Result("license", NOT_CHECKED, "no token to ask with", "Mend the token first."),
+        ]
+    token = Result("token", OK, f"of {found.user}, from {found.source}")
+    if found.licence_accepted:
+        return [token, Result("license", OK, f"{found.user} has accepted {license_}")]
+    if found.licence_accepted is None:
+        return [token, Result("license", NOT_CHECKED, said, f"Try again later. {_GO_ON}")]
+    url = f"{hub.HUB_URL}/{model_id}"
+    remedy = remedy if url in remedy else f"{remedy} See {url}."
+    return [token, Result("license", FAILED, said, remedy)]
+
+
+# --- The configuration ----------------------------------------------------------------------
+
+
+def _contract(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    env = {**recipe.env, "HF_TOKEN": "checked on its own"}
+    broken = contracts.check(
+        recipe.contract, env, instance_type=recipe.instance_type, cache=False
+    )
+    if broken:
+        others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        return [Result("contract", FAILED, broken[0].message + others, broken[0].remedy)]
+    name = f"{recipe.contract.server} ({recipe.container_version})"
+    old_driver = recipe.framework == contracts.VLLM and not recipe.inference_ami_version
+    if old_driver and recipe.instance_type.startswith("ml.inf2."):
+        return [
+            Result(
+                "contract",
+                WARNING,
+                f"{name} on inf2 gets an old Neuron driver without an inference AMI",
+                f"Set inference_ami_version to {recipes.NEURON_AMI}.",
+            )
+        ]
+    return [Result("contract", OK, f"{name} takes this environment")]
+
+
+def _cache(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    found = neuron_cache.look_up(recipe.contract, recipe.env, instance_type=recipe.instance_type)
+    entry, wanted = found.entry, found.asked
+    if entry:
+        said = f"{_shape_of(entry)} is listed ({found.source})"
+        if not entry.assumed:
+            return [Result("cache", OK, said)]
+        said = f"{_shape_of(entry)} is assumed, not seen in a list ({found.source})"
+        remedy = f"Be ready to read the container's log: {entry.source}."
+        return [Result("cache", WARNING, said, remedy)]
+    said = f"{wanted.model_id} as {_shape_of(wanted)}, compiler {recipe.contract.compiler}, is not "
+    said += f"cached, and the container does not compile ({found.source})"
+    near = "; or: ".join(map(str, found.near))
+    remedy = f"{near[:1].upper()}{near[1:]}." if near else _uncached(wanted.model_id)
+    return [Result("cache", FAILED, said, remedy)]
+
+
+def _shape_of(shape: contracts.Asked | contracts.CacheEntry) -> str:
+    parts = (
+        ("batch {}", shape.batch_size),
+        ("{} tokens", shape.sequence_length),
+        ("{} cores", shape.num_cores),
+        ("{}", shape.auto_cast_type),
+    )
+    return ", ".join(words.format(value) for words, value in parts if value is not None)
+
+
+def _uncached(model_id: str | None) -> str:
+    cached = dict.fromkeys(entry.model_id for entry in contracts.CACHE)
+    return f"Choose a model that is cached ({', '.join(cached)}) instead of {model_id}."
+
+
+def _shape(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    try:
+        shape = recipe.shape
+    except ContainerError as error:
+        return [Result("shape", FAILED, *_said_and_remedy(error))]
+    longest, total, length = shape.max_input_tokens, shape.max_total_tokens, shape.sequence_length
+    limit = next((n for n in recipe.contract.input_variables if recipe.env.get(n)), "the input")
+    if total > length:
+        return [
+            Result(
+                "shape",
+                FAILED,
+                f"MAX_TOTAL_TOKENS {total} is more than the {length} tokens a slot holds",
+                f"Set MAX_TOTAL_TOKENS to {length} or {recipe.contract.length_variable} to {total}.",
+            )
+        ]
+    if longest >= total:
+        return [
+            Result(
+                "shape",
+                FAILED,
+                f"a prompt of {longest} tokens leaves no room for an answer in {total}",
+                f"Set {limit} below {total}.",
+            )
+        ]
+    said = f"{longest} tokens of prompt + {total - longest} of answer = {total} of {length}; "
+    said += f"{shape.batch_size} slots"
+    router = recipe.env.get("MAX_BATCH_SIZE", "")
+    if router.isdigit() and 0 < int(router) < shape.batch_size:
+        return [
+            Result(
+                "shape",
+                WARNING,
+                f"{said}, of which {router} are used",
+                f"Set MAX_BATCH_SIZE to {shape.batch_size}.",
+            )
+        ]
+    return [Result("shape", OK, said)]
+
+
+def _said_and_remedy(error: Exception) -> tuple[str, str]:
+    said, _, remedy = str(error).partition(": ")
+    return said, f"{remedy[:1].upper()}{remedy[1:]}"
+
+
+def _memory(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    shape, instance = recipe.shape, costs.INSTANCES.get(recipe.instance_type)
+    if instance is None:
+        said = f"the memory of {recipe.instance_type} is not known here"
+        remedy = f"Choose one of {', '.join(costs.INSTANCES)}. {_GO_ON}"
+        return [Result("memory", NOT_CHECKED, said, remedy)]
+    cores = min(shape.num_cores or instance.cores, instance.cores)
+    there_gb = cores * _HBM_GIB_PER_CORE * _GIB_IN_GB
+    weights_gb = models.weights_gb(recipe.model_id)
+    known = models.architecture(recipe.model_id)
+    slots = shape.batch_size * shape.sequence_length
+    cache_gb = known.kv_bytes_per_token * slots / 1e9 if known else 0.0
+    needed_gb = weights_gb + cache_gb
+    cached = f"{cache_gb:.1f} GB of KV cache" if known else "a KV cache of unknown size"
+    said = f"{weights_gb:.0f} GB of weights + {cached} ({shape.batch_size} x "
+    said += f"{shape.sequence_length} tokens) = {needed_gb:.0f} GB of {there_gb:.0f} GB HBM "
+    said += f"({cores} cores)"
+    if needed_gb > there_gb:
+        return [Result("memory", FAILED, said, _larger(needed_gb, shape.batch_size))]
+    if not known or needed_gb > _TIGHT * there_gb:
+        remedy = f"Leave a tenth free: {_larger(needed_gb / _TIGHT, shape.batch_size)}"
+        return [Result("memory", WARNING, said, remedy if known else "Compare it with config.json.")]
+    return [Result("memory", OK, said)]
+
+
+def _larger(needed_gb: float, batch_size: int) -> str:
+    fitting = [
+        one.name
+        for one in costs.INSTANCES.values()
+        if one.hbm_gib * _GIB_IN_GB >= needed_gb and one.name.startswith("ml.inf2.")
+    ]
+    smaller = " or a smaller batch" if batch_size > 1 else ""
+    if fitting:
+        return f"Choose {fitting[0]} with all its cores{smaller}."
+    return f"Choose a smaller model{smaller}: no inf2 holds {needed_gb:.0f} GB."
+
+
+def _disk(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    copies = recipe.contract.checkpoint_copies
+    weights_gb = models.weights_gb(recipe.model_id)
+    needed_gb = copies * weights_gb
+    times = " (two copies: this version saves the checkpoint again)" if copies > 1 else ""
+    said = f"{needed_gb:.0f} GB of weights{times} on {recipe.volume_gb} GB"
+    if needed_gb > _MOST_VOLUME_GB:
+        return [
+            Result(
+                "disk", FAILED, said, f"Choose a smaller model: a volume holds {_MOST_VOLUME_GB} GB."
+            )
+        ]
+    if needed_gb > _TIGHT * recipe.volume_gb:
+        state = FAILED if needed_gb > recipe.volume_gb else WARNING
+        enough_gb = min(_MOST_VOLUME_GB, round(needed_gb / _TIGHT + 0.5))
+        return [Result("disk", state, said, f"Set volume_gb to {enough_gb} or more.")]
+    return [Result("disk", OK, said)]
+
+
+def _timeout(asked: Asked) -> list[Result]:
+    recipe = asked.recipe
+    given_s, (lowest_s, highest_s) = recipe.health_check_timeout_s, _HEALTH_CHECK_S
+    # The health check begins with the container; the instance comes before.
+    loading_s = models.startup_s(recipe.model_id) - models.INSTANCE_S
+    said = f"loading takes about {loading_s / 60:.0f} min, the health check waits "
+    said += f"{given_s / 60:.0f} min"
+    if not lowest_s <= given_s <= highest_s:
+        remedy = f"Set health_check_timeout_s from {lowest_s} to {highest_s}, as SageMaker takes."
+        return [Result("timeout", FAILED, said, remedy)]
+    remedy = f"Set health_check_timeout_s to {highest_s}."
+    if loading_s > given_s:
+        if loading_s > highest_s:
+            remedy += " It is the most SageMaker takes, and may not do."
+        return [Result("timeout", FAILED, said, remedy)]
+    if loading_s > _TIGHT * given_s:
+        return [Result("timeout", WARNING, said, remedy)]
+    return [Result("timeout", OK, said)]
+
+
+# What is checked together because one answer tells both.
+_GROUPS: dict[str, Callable[[Asked], list[Result]]] = {
+    "identity": _identity,
+    "role": _role,
+    "permissions": _permissions,
+    "scheduler-role": _scheduler_role,
+    "container": _container,
+    "prices": _instance_and_price,
+    "quota": _quota,
+    "hub": _token_and_license,
+    "contract": _contract,
+    "cache": _cache,
+    "shape": _shape,
+    "memory": _memory,
+    "disk": _disk,
+    "timeout": _timeout,
+}
+_NAMES = {group: (group,) for group in _GROUPS} | {
+    "prices": ("instance", "price"),
+    "hub": ("token", "license"),
+}
+_REGIONAL = ("container", "prices", "quota")
+_IN_REGIONS = ("container", "instance", "quota")
+
+CHECKS = {
+    "identity": "who asks",
+    "role": "the execution role exists and trusts SageMaker",
+    "permissions": "what you and the execution role may do",
+    "scheduler-role": "the role that deletes the endpoint when its time is up",
+    "container": "the region offers the image",
+    "instance": "the region offers the machine",
+    "quota": "how many machines are allowed, used and left",
+    "token": "the Hugging Face token is one",
+    "license": "its owner may download the model",
+    "contract": "the container takes the environment",
+    "cache": "the shape has been compiled",
+    "shape": "prompt and answer fit into a slot",
+    "memory": "weights and KV cache fit into HBM",
+    "disk": "the weights fit onto the volume",
+    "timeout": "the health check outlasts the loading",
+    "price": "what an hour costs",
+}
+
+
+# --- The command line -----------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a recipe and print the table; the command line.
+
+    Returns:
+        0 when a deployment may begin, 1 when a check has failed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m helpers.preflight", description=main.__doc__)
+    parser.add_argument("--recipe", default=recipes.DEFAULT, choices=recipes.RECIPES)
+    parser.add_argument("--instance-type", metavar="TYPE", help="default: the recipe's")
+    parser.add_argument("--instance-count", type=int, default=1, metavar="N")
+    parser.add_argument("--region", metavar="REGION", help="default: the session's")
+    parser.add_argument("--or-region", action="append", metavar="REGION", help="a further one")
+    parser.add_argument("--role", metavar="ARN", help="execution role")
+    parser.add_argument("--only", action="append", metavar="CHECK", help=", ".join(CHECKS))
+    parser.add_argument("--override", action="append", default=[], metavar="CHECK")
+    chosen = parser.parse_args(arguments)
+    try:
+        session = open_session(region=chosen.region)
+        recipe = recipes.get(chosen.recipe, instance_type=chosen.instance_type)
+        results = check(
+            session,
+            recipe,
+            role=chosen.role,
+            instance_count=chosen.instance_count,
+            regions=chosen.or_region,
+            only=chosen.only,
+        )
+        print(session.table(table(results)).to_string())
+        require(results, override=chosen.override)
+    except WorkshopError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
