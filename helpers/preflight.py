@@ -15,7 +15,7 @@ from functools import partial
 
 import pandas as pd
 from botocore.client import BaseClient
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import (
     containers,
@@ -43,6 +43,7 @@ _SHORT = {  # seconds, so that a check gives up before its limit
     "read_timeout": 4,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
+_SAGEMAKER = "sagemaker.amazonaws.com"
 _GIB_IN_GB = 1.073741824
 _HBM_GIB_PER_CORE = 16  # half a chip's (costs.SPECIFICATION_SOURCE)
 _TIGHT = 0.9  # of what there is: code, activations and a slow day need the rest [derived]
@@ -80,6 +81,7 @@ def check(
     instance_count: int = 1,
     regions: Iterable[str] | None = None,
     only: str | Collection[str] | None = None,
+    weights: str | None = None,
 ) -> list[Result]:
     """Check everything that decides whether a deployment comes up; takes less than ten seconds.
 
@@ -92,6 +94,7 @@ def check(
         regions: Further regions that a deployment may move to: container, instance and quota are
             checked there too, and what they lack is a warning.
         only: The name of one check, or several.
+        weights: `s3://…/` when the container takes the weights from there, without a token.
 
     Returns:
         One result a check, in the order of `CHECKS`, further regions last.
@@ -100,7 +103,7 @@ def check(
         PreflightError: When there is no check of a name.
     """
     wanted = _known(CHECKS if only is None else only)
-    asked = Asked(session, recipe, role, hf_token, instance_count)
+    asked = Asked(session, recipe, role, hf_token, instance_count, weights)
     asked.prepare()
     tasks: dict[str, Callable[[], list[Result]]] = {}
     names: dict[str, list[str]] = {}
@@ -116,9 +119,7 @@ def check(
                 tasks[there] = partial(_elsewhere, asked, _GROUPS[together], region)
     found = deadline.together(tasks, limit_s=LIMIT_S)
     results = [
-        one
-        for task, answer in found.items()
-        for one in _results(answer, names[task], task, asked)
+        one for task, answer in found.items() for one in _results(answer, names[task], task, asked)
     ]
     order = list(CHECKS)
     return sorted(results, key=lambda one: (" " in one.check, order.index(one.check.split()[0])))
@@ -127,7 +128,7 @@ def check(
 def table(results: Iterable[Result]) -> pd.DataFrame:
     """The results as a table: check, result, what to do."""
     rows = [(one.check, f"{one.state}: {one.said}", one.remedy) for one in results]
-    return pd.DataFrame(rows, columns=["check", "result", "what to do"]).set_index("check")
+    return pd.DataFrame(rows, columns=["check", "result", "what to do"])
 
 
 def require(results: Iterable[Result], *, override: str | Collection[str] = ()) -> None:
@@ -159,9 +160,7 @@ def _known(names: str | Iterable[str]) -> list[str]:
     names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in CHECKS]
     if unknown:
-        raise PreflightError(
-            f"There is no check {unknown[0]!r}: choose from {', '.join(CHECKS)}."
-        )
+        raise PreflightError(f"There is no check {unknown[0]!r}: choose from {', '.join(CHECKS)}.")
     return names
 
 
@@ -214,6 +213,7 @@ class Asked:
     given_role: str | None = None
     hf_token: str | None = None
     instance_count: int = 1
+    weights: str | None = None
 
     @property
     def token(self) -> str | None:
@@ -285,28 +285,64 @@ def _role(asked: Asked) -> list[Result]:
                 "notebook 01.",
             )
         ]
-    found = rights.look_at_role(asked.client("iam"), arn, account=asked.session.account)
-    if found.problem:
-        return [Result("role", FAILED, found.problem, found.remedy)]
-    return [Result("role", OK, f"{arn} trusts SageMaker")]
+    problem = rights.problem_of_role(
+        asked.client("iam"),
+        arn,
+        account=asked.session.account,
+        service=_SAGEMAKER,
+    )
+    if not problem:
+        return [Result("role", OK, f"{arn} trusts SageMaker")]
+    remedy = "Deploy iam/template.yaml, which makes inf2-workshop-execution, or give the ARN of "
+    remedy += f"another role of this account that trusts {_SAGEMAKER} in ROLE_ARN."
+    return [Result("role", FAILED, problem, remedy)]
 
 
 def _permissions(asked: Asked) -> list[Result]:
-    ask = rights.Request(
-        iam=asked.client("iam"),
-        session=asked.session,
-        endpoint_name=asked.endpoint_name,
-        instance_type=asked.recipe.instance_type,
+    """Of whoever deploys and of the role under which the container runs, in one row."""
+    role, scheduler = _or_none(lambda: asked.role), _or_none(asked.session.scheduler_role)
+    passed = {_SAGEMAKER: role, "scheduler.amazonaws.com": scheduler}
+    place = rights.Place(
+        asked.session,
+        asked.endpoint_name,
+        asked.recipe.instance_type,
+        {service: arn for service, arn in passed.items() if arn},
     )
-    verdicts = [rights.of_caller(ask, role=_or_none(lambda: asked.role))]
-    role = _or_none(lambda: asked.role)
+    rows = [_rights(asked, place, rights.PARTICIPANT, asked.session.identity, "you")]
     if role:
-        verdicts.append(rights.of_role(ask, role))
-    states = [verdict.state for verdict in verdicts]
-    worst = next(state for state in (FAILED, NOT_CHECKED, WARNING, OK) if state in states)
-    remedies = [verdict.remedy for verdict in verdicts if verdict.remedy]
-    said = "; ".join(verdict.said for verdict in verdicts)
-    return [Result("permissions", worst, said, " ".join(dict.fromkeys(remedies)))]
+        rows.append(_rights(asked, place, rights.EXECUTION, role, role.rpartition("/")[2]))
+    worst = min((one.state for one in rows), key=(FAILED, NOT_CHECKED, WARNING, OK).index)
+    said = "; ".join(one.said for one in rows)
+    remedies = dict.fromkeys(one.remedy for one in rows if one.remedy)
+    return [Result("permissions", worst, said, " ".join(remedies))]
+
+
+def _rights(asked: Asked, place: rights.Place, kind: str, arn: str, who: str) -> Result:
+    iam = asked.client("iam")
+    principal = rights.principal_of(iam, arn)
+    attach = f"Attach iam/{kind}.json to {principal}"
+    if principal.endswith(":root"):
+        return Result("permissions", OK, f"{who} may do everything")
+    try:
+        found = rights.denied(iam, principal, kind, place)
+    except ClientError as error:
+        simulated = reason(error).rstrip(".")
+    else:
+        if found.needed:
+            said = f"{who} may not {', '.join(found.needed)}"
+            return Result("permissions", FAILED, said, f"{attach} (iam/README.md says how).")
+        if found.later:
+            said = f"{who} may deploy, and may not {', '.join(found.later)}"
+            remedy = f"{attach} for what comes later (iam/README.md says what each is for)."
+            return Result("permissions", WARNING, said, remedy)
+        return Result("permissions", OK, f"{who} may do what iam/{kind}.json lists (simulated)")
+    name = rights.enough_by_name(iam, principal, kind)
+    if name:
+        said = f"{who} has {name}, which is known by its name only: {simulated}"
+        remedy = "Allow iam:SimulatePrincipalPolicy to have it simulated."
+        return Result("permissions", WARNING, said, remedy)
+    said = f"{who}: no attached policy is known to be enough, and {simulated}"
+    return Result("permissions", NOT_CHECKED, said, f"{attach}, or compare by eye. {_GO_ON}")
 
 
 def _scheduler_role(asked: Asked) -> list[Result]:
@@ -358,51 +394,46 @@ def _instance_and_price(asked: Asked) -> list[Result]:
     type_, region = asked.recipe.instance_type, asked.session.region
     try:
         here = asked.session.in_region(pricelist.region_for(region))
-        listed = pricelist.hosting(replace(asked, session=here).client("pricing"), type_)
-        problem = ""
-    except Exception as error:  # the dated table stands in
-        listed, problem = {}, reason(error, asked.token).rstrip(".")
+        listed = pricelist.hosting(replace(asked, session=here).client("pricing"), type_, region)
+        problem = f"the Price List has none for {region}"
+    except (BotoCoreError, ClientError) as error:  # the dated table stands in
+        listed, problem = None, f"the Price List: {reason(error).rstrip('.')}"
     return [
         _instance(type_, region, listed, problem),
-        _price(asked, listed.get(region), problem),
+        _price(type_, asked.instance_count, listed, problem),
     ]
 
 
-def _instance(type_: str, region: str, listed: dict[str, float], problem: str) -> Result:
-    offered = f"{type_} is offered in {region}"
-    if region in listed:
-        return Result("instance", OK, f"{offered} (Price List)")
+def _instance(type_: str, region: str, listed: float | None, problem: str) -> Result:
+    if listed is not None:
+        return Result("instance", OK, f"{type_} is offered in {region} (Price List)")
     known = containers.INF2_48XLARGE_REGIONS
-    why = problem or f"the Price List has no hosting price of {type_} in {region}"
     if not type_.startswith("ml.inf2."):
-        others = f"Choose one of {', '.join(sorted(listed))}." if listed else "Look at its price."
-        return Result("instance", NOT_CHECKED, why, others)
-    if region not in known:
-        return Result(
-            "instance",
-            FAILED,
-            f"{type_} is not offered in {region} ({why})",
-            f"Choose a region that has it: {', '.join(known)}.",
-        )
-    return Result("instance", OK, f"{offered} by EC2 (list of 2026-08; {why})")
+        remedy = f"Look at SageMaker's prices whether {region} has it. {_GO_ON}"
+        return Result("instance", NOT_CHECKED, f"where {type_} is offered: {problem}", remedy)
+    if region in known:
+        said = f"EC2 offers {type_} in {region} (list of 2026-08; {problem})"
+        return Result("instance", OK, said)
+    said = f"{type_} is not offered in {region} (list of 2026-08; {problem})"
+    remedy = f"Choose a region that has it: {', '.join(known)}."
+    return Result("instance", FAILED, said, remedy)
 
 
-def _price(asked: Asked, listed: float | None, problem: str) -> Result:
-    type_, count = asked.recipe.instance_type, asked.instance_count
-    try:
-        dated = costs.price_per_hour(type_)
-    except WorkshopError as error:
-        dated = None
-        if listed is None:
-            return Result("price", WARNING, "unknown", str(error))
-    hourly = (listed if listed is not None else dated or 0.0) * count
-    bill = f"${hourly:.2f} an hour, ${hourly * 24:.0f} a day"
-    each = f" for {count} instances" if count > 1 else ""
+def _price(type_: str, count: int, listed: float | None, problem: str) -> Result:
+    instance = costs.INSTANCES.get(type_)
+    if listed is None and instance is None:
+        said = f"nobody here knows what {type_} costs ({problem})"
+        remedy = "Look it up before you deploy: https://aws.amazon.com/sagemaker/pricing."
+        return Result("price", WARNING, said, remedy)
+    dated = instance.price_per_hour if instance else listed
+    hourly = (dated if listed is None else listed) * count
+    said = f"${hourly:.2f} an hour, ${hourly * 24:.0f} a day"
+    if count > 1:
+        said += f" for {count} instances"
     if listed is None:
-        why = problem or f"the Price List has none for {asked.session.region}"
-        return Result("price", OK, f"{bill}{each} ({costs.PRICE_DATE}; {why})")
-    changed = "" if dated in (None, listed) else f"; {costs.PRICE_DATE}: ${dated:.2f} each"
-    return Result("price", OK, f"{bill}{each} (Price List{changed})")
+        return Result("price", OK, f"{said} ({costs.PRICE_DATE}; {problem})")
+    changed = f"; {costs.PRICE_DATE}: ${dated * count:.2f}" if dated != listed else ""
+    return Result("price", OK, f"{said} (Price List{changed})")
 
 
 def _quota(asked: Asked) -> list[Result]:
@@ -414,13 +445,15 @@ def _quota(asked: Asked) -> list[Result]:
         return [Result("quota", NOT_CHECKED, said, remedy)]
     limit = usage.limit(asked.client("service-quotas"), instance.quota_code)
     used = usage.in_use(asked.client("sagemaker"), type_)
-    total, own = sum(used.values()), used.get(asked.endpoint_name, 0)
-    left = max(0, int(limit) - total)
-    said = f"limit {limit:g} of {type_}, {total} in use, {left} left"
+    own = used.instances.get(asked.endpoint_name, 0)
+    left = max(0, int(limit) - used.total)
+    said = f"limit {limit:g} of {type_}, {used.total} in use, {left} left"
+    if used.unseen:
+        said += f" (without {used.unseen} endpoints that you may not look at)"
     needed = max(0, asked.instance_count - own)
     if needed <= left:
-        return [Result("quota", OK, f"{said}; yours is there" if own else said)]
-    at_least = total + needed
+        return [Result("quota", OK, f"{said}; {own} of them yours" if own else said)]
+    at_least = used.total + needed
     return [
         Result(
             "quota",
@@ -438,9 +471,9 @@ def _quota(asked: Asked) -> list[Result]:
 
 def _token_and_license(asked: Asked) -> list[Result]:
     model_id = asked.recipe.model_id
-    if not asked.recipe.gated:
-        said = f"{model_id} is not gated"
-        return [Result(name, OK, f"not needed: {said}") for name in ("token", "license")]
+    if not asked.recipe.gated or asked.weights:
+        why = f"the weights come from {asked.weights}" if asked.weights else f"{model_id} is open"
+        return [Result(name, OK, f"not needed: {why}") for name in ("token", "license")]
     environ = dict(os.environ) | ({"HF_TOKEN": asked.hf_token} if asked.hf_token else {})
     found = hub.check_token(model_id, environ=environ)
     said, _, remedy = found.message.partition(": ")
@@ -468,9 +501,7 @@ def _token_and_license(asked: Asked) -> list[Result]:
 def _contract(asked: Asked) -> list[Result]:
     recipe = asked.recipe
     env = {**recipe.env, "HF_TOKEN": "checked on its own"}
-    broken = contracts.check(
-        recipe.contract, env, instance_type=recipe.instance_type, cache=False
-    )
+    broken = contracts.check(recipe.contract, env, instance_type=recipe.instance_type, cache=False)
     if broken:
         others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         return [Result("contract", FAILED, broken[0].message + others, broken[0].remedy)]
@@ -535,7 +566,8 @@ def _shape(asked: Asked) -> list[Result]:
                 "shape",
                 FAILED,
                 f"MAX_TOTAL_TOKENS {total} is more than the {length} tokens a slot holds",
-                f"Set MAX_TOTAL_TOKENS to {length} or {recipe.contract.length_variable} to {total}.",
+                f"Set MAX_TOTAL_TOKENS to {length}, or {recipe.contract.length_variable} to "
+                f"{total} if that is cached.",
             )
         ]
     if longest >= total:
@@ -547,8 +579,10 @@ def _shape(asked: Asked) -> list[Result]:
                 f"Set {limit} below {total}.",
             )
         ]
-    said = f"{longest} tokens of prompt + {total - longest} of answer = {total} of {length}; "
-    said += f"{shape.batch_size} slots"
+    said = f"longest prompt {longest} + {total - longest} left for the answer = {total} tokens"
+    if recipe.framework == contracts.VLLM:
+        said = f"prompt and answer share {total} tokens"
+    said += f", a slot holds {length}; {shape.batch_size} slots"
     router = recipe.env.get("MAX_BATCH_SIZE", "")
     if router.isdigit() and 0 < int(router) < shape.batch_size:
         return [
@@ -587,9 +621,12 @@ def _memory(asked: Asked) -> list[Result]:
     said += f"({cores} cores)"
     if needed_gb > there_gb:
         return [Result("memory", FAILED, said, _larger(needed_gb, shape.batch_size))]
-    if not known or needed_gb > _TIGHT * there_gb:
+    if not known:
+        remedy = "Add the KV cache by config.json: 4 bytes x layers x KV heads x head size a token."
+        return [Result("memory", WARNING, said, remedy)]
+    if needed_gb > _TIGHT * there_gb:
         remedy = f"Leave a tenth free: {_larger(needed_gb / _TIGHT, shape.batch_size)}"
-        return [Result("memory", WARNING, said, remedy if known else "Compare it with config.json.")]
+        return [Result("memory", WARNING, said, remedy)]
     return [Result("memory", OK, said)]
 
 
@@ -615,7 +652,10 @@ def _disk(asked: Asked) -> list[Result]:
     if needed_gb > _MOST_VOLUME_GB:
         return [
             Result(
-                "disk", FAILED, said, f"Choose a smaller model: a volume holds {_MOST_VOLUME_GB} GB."
+                "disk",
+                FAILED,
+                said,
+                f"Choose a smaller model: a volume holds {_MOST_VOLUME_GB} GB.",
             )
         ]
     if needed_gb > _TIGHT * recipe.volume_gb:

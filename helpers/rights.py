@@ -156,9 +156,7 @@ def denied(iam: BaseClient, arn: str, kind: str, place: Place) -> Denied:
             raise answer
         found += answer
     needed = [action for action in dict.fromkeys(found) if _NEEDED[kind].fullmatch(action)]
-    return Denied(
-        tuple(sorted(needed)), tuple(sorted(dict.fromkeys(set(found) - set(needed))))
-    )
+    return Denied(tuple(sorted(needed)), tuple(sorted(set(found) - set(needed))))
 
 
 def enough_by_name(iam: BaseClient, arn: str, kind: str) -> str:
@@ -253,7 +251,7 @@ class _Question:
                     "ContextKeyValues": [self._value(key, _list(values)[0])],
                     "ContextKeyType": "stringList" if many else "string",
                 }
-                if "${aws:PrincipalAccount}" in values:
+                if "${aws:PrincipalAccount}" in _list(values):
                     yield {
                         "ContextKeyName": "aws:PrincipalAccount",
                         "ContextKeyValues": [self.place.session.account],
