@@ -10,8 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 from botocore.client import BaseClient
@@ -105,22 +104,13 @@ def check(
     wanted = _known(CHECKS if only is None else only)
     asked = Asked(session, recipe, role, hf_token, instance_count, weights)
     asked.prepare()
-    tasks: dict[str, Callable[[], list[Result]]] = {}
-    names: dict[str, list[str]] = {}
-    for together, made in _GROUPS.items():
-        names[together] = [name for name in _NAMES[together] if name in wanted]
-        if names[together]:
-            tasks[together] = partial(made, asked)
+    tasks = {group: _Task(asked, group) for group in _GROUPS}
     for region in dict.fromkeys(regions or ()):
-        for together in _REGIONAL if region != session.region else ():
-            if names[together]:
-                there = f"{together} {region}"
-                names[there] = [name for name in names[together] if name in _IN_REGIONS]
-                tasks[there] = partial(_elsewhere, asked, _GROUPS[together], region)
+        if region != session.region:
+            tasks |= {f"{group} {region}": _Task(asked, group, region) for group in _REGIONAL}
+    tasks = {name: task for name, task in tasks.items() if task.checks(wanted)}
     found = deadline.together(tasks, limit_s=LIMIT_S)
-    results = [
-        one for task, answer in found.items() for one in _results(answer, names[task], task, asked)
-    ]
+    results = [one for name, task in tasks.items() for one in task.results(found[name], wanted)]
     order = list(CHECKS)
     return sorted(results, key=lambda one: (" " in one.check, order.index(one.check.split()[0])))
 
@@ -164,17 +154,41 @@ def _known(names: str | Iterable[str]) -> list[str]:
     return names
 
 
-def _results(
-    answer: list[Result] | Exception, names: list[str], task: str, asked: "Asked"
-) -> list[Result]:
-    """A task's results, of the checks that were asked for; what went wrong is not checked."""
-    if isinstance(answer, Exception):
-        region = f" {task.partition(' ')[2]}" if " " in task else ""
-        return [not_checked(f"{name}{region}", answer, asked) for name in names]
-    return [one for one in answer if one.check.split()[0] in names]
+@dataclass(frozen=True)
+class _Task:
+    """Checks that one answer decides, here or in a further region."""
+
+    asked: "Asked"
+    group: str
+    region: str = ""
+
+    def __call__(self) -> list[Result]:
+        """Make the checks; in a further region a failure is none of the deployment's yet."""
+        make = _GROUPS[self.group]
+        if not self.region:
+            return make(self.asked)
+        there = replace(self.asked, session=self.asked.session.in_region(self.region))
+        there.prepare()
+        return [replace(one, state=WARNING) if one.state == FAILED else one for one in make(there)]
+
+    def checks(self, wanted: Collection[str]) -> list[str]:
+        """Names of those that are wanted."""
+        there = [name for name in _NAMES[self.group] if not self.region or name in _IN_REGIONS]
+        return [name for name in there if name in wanted]
+
+    def results(self, answer: list[Result] | Exception, wanted: Collection[str]) -> list[Result]:
+        """Those that are wanted; when they could not be made, with why."""
+        if isinstance(answer, Exception):
+            answer = [_not_checked(name, answer, self.asked) for name in self.checks(wanted)]
+        behind = f" {self.region}" if self.region else ""
+        return [
+            replace(one, check=f"{one.check}{behind}")
+            for one in answer
+            if one.check in self.checks(wanted)
+        ]
 
 
-def not_checked(name: str, error: Exception, asked: "Asked") -> Result:
+def _not_checked(name: str, error: Exception, asked: "Asked") -> Result:
     """What becomes of a check that could not be made."""
     if isinstance(error, TimeoutError):
         return Result(name, NOT_CHECKED, str(error), f"Try again later. {_GO_ON}")
@@ -183,22 +197,6 @@ def not_checked(name: str, error: Exception, asked: "Asked") -> Result:
     if rights.is_denied(error):
         remedy = f"Have the rights of iam/participant.json given to you. {_GO_ON}"
     return Result(name, NOT_CHECKED, said, remedy)
-
-
-def _elsewhere(
-    asked: "Asked", made: Callable[["Asked"], list[Result]], region: str
-) -> list[Result]:
-    """The same check in a further region, where a failure is none of the deployment's yet."""
-    there = replace(asked, session=asked.session.in_region(region))
-    there.prepare()
-    return [
-        replace(
-            one,
-            check=f"{one.check} {region}",
-            state=WARNING if one.state == FAILED else one.state,
-        )
-        for one in made(there)
-    ]
 
 
 _making = threading.Lock()  # boto3 makes clients in one thread at a time
@@ -211,7 +209,7 @@ class Asked:
     session: Session
     recipe: Recipe
     given_role: str | None = None
-    hf_token: str | None = None
+    hf_token: str | None = field(default=None, repr=False)
     instance_count: int = 1
     weights: str | None = None
 
@@ -338,7 +336,7 @@ def _rights(asked: Asked, place: rights.Place, kind: str, arn: str, who: str) ->
         return Result("permissions", OK, f"{who} may do what iam/{kind}.json lists (simulated)")
     name = rights.enough_by_name(iam, principal, kind)
     if name:
-        said = f"{who} has {name}, which is known by its name only: {simulated}"
+        said = f"of {who} only the name of a policy is known, {name}: {simulated}"
         remedy = "Allow iam:SimulatePrincipalPolicy to have it simulated."
         return Result("permissions", WARNING, said, remedy)
     said = f"{who}: no attached policy is known to be enough, and {simulated}"

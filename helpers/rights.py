@@ -90,10 +90,19 @@ def principal_of(iam: BaseClient, identity: str) -> str:
     """The ARN whose policies decide: a role's for a session under that role.
 
     Raises:
-        ClientError: When the role may not be read.
+        ClientError: When IAM refuses for another reason than a missing right.
+        BotoCoreError: When IAM cannot be reached.
     """
     assumed = _ASSUMED.fullmatch(identity)
-    return iam.get_role(RoleName=assumed[1])["Role"]["Arn"] if assumed else identity
+    if not assumed:
+        return identity
+    try:
+        return iam.get_role(RoleName=assumed[1])["Role"]["Arn"]
+    except ClientError as error:
+        if not is_denied(error):
+            raise
+    partition, account = identity.split(":")[1], identity.split(":")[4]
+    return f"arn:{partition}:iam::{account}:role/{assumed[1]}"  # right unless it has a path
 
 
 # --- Simulation -----------------------------------------------------------------------------

@@ -1,14 +1,18 @@
+import json
 import re
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
+import boto3
 import pytest
 import rehearsing
 
 from helpers import preflight, recipes, session
 from helpers.errors import PreflightError
 from helpers.preflight import CHECKS, FAILED, NOT_CHECKED, OK, WARNING, Result
+from helpers.rehearsal import launch
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
 
 GUIDE = recipes.get("llama-3-70b")
@@ -29,6 +33,19 @@ def refused(here):
     """A session whose AWS is about to refuse something."""
     yield here
     rehearsing.restore()
+
+
+class Signing(boto3.Session):
+    """Signs with other keys than those of the environment."""
+
+    def __init__(self, here, keys):
+        super().__init__(
+            region_name=here.region, **{name.lower(): value for name, value in keys.items()}
+        )
+        self.endpoint_url = here.boto.endpoint_url
+
+    def client(self, service_name, **options):
+        return super().client(service_name, endpoint_url=self.endpoint_url, **options)
 
 
 def only(here, name, recipe=GUIDE, **options):
@@ -91,7 +108,7 @@ def test_credentials_that_have_run_out_fail_and_what_needs_them_is_not_checked(h
 @pytest.mark.parametrize(
     ("role", "said"),
     [
-        (f"{ROLES}nobody", "there is no role nobody in account 123456789012"),
+        (f"{ROLES}inf2-workshop-none", "there is no role inf2-workshop-none in account 1234567"),
         (f"{ROLES}inf2-workshop-scheduler", "does not trust sagemaker.amazonaws.com"),
         ("arn:aws:iam::210987654321:role/theirs", "belongs to another account than 123456789012"),
         (f"{ROLES}path/inf2-workshop-execution", f"is {ROLES}inf2-workshop-execution, not"),
@@ -117,6 +134,97 @@ def test_without_a_role_for_the_scheduler_nothing_would_delete_the_endpoint(here
     result = only(here, "scheduler-role")
     assert result.state == FAILED
     assert "iam/template.yaml" in result.remedy
+
+
+# --- what one may
+
+
+@contextmanager
+def denying(here, role, *actions):
+    """A role of the account has a policy more, which denies something."""
+    keys = launch.credentials("admin")
+    admin = boto3.client(
+        "iam",
+        region_name="us-east-1",
+        endpoint_url=here.boto.endpoint_url,
+        **{name.lower(): value for name, value in keys.items()},
+    )
+    statement = {"Effect": "Deny", "Action": list(actions), "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    admin.put_role_policy(RoleName=role, PolicyName="denied", PolicyDocument=document)
+    try:
+        yield
+    finally:
+        admin.delete_role_policy(RoleName=role, PolicyName="denied")
+
+
+def test_the_rights_of_participant_and_role_are_simulated(here):
+    assert only(here, "permissions").said == (
+        "you may do what iam/participant.json lists (simulated); inf2-workshop-execution may do "
+        "what iam/execution.json lists (simulated)"
+    )
+
+
+def test_a_user_on_a_laptop_has_the_same_rights(here):
+    keys = launch.credentials("laptop")
+    laptop = session.Session(
+        settings=here.settings,
+        region=here.region,
+        account=here.account,
+        identity="arn:aws:iam::123456789012:user/laptop",
+        participant="laptop",
+        clock=here.clock,
+        boto=Signing(here, keys),
+    )
+    assert only(laptop, "permissions").state == OK
+
+
+def test_a_right_without_which_nothing_is_deployed_fails_by_name(here):
+    with denying(here, "inf2-workshop-participant", "sagemaker:CreateEndpoint", "iam:PassRole"):
+        result = only(here, "permissions")
+    assert result.state == FAILED
+    assert result.said.startswith("you may not iam:PassRole, sagemaker:CreateEndpoint; inf2-")
+    assert result.remedy == (
+        "Attach iam/participant.json to arn:aws:iam::123456789012:role/inf2-workshop-participant "
+        "(iam/README.md says how)."
+    )
+
+
+def test_a_right_that_the_container_lacks_fails_by_name(here):
+    with denying(here, "inf2-workshop-execution", "ecr:BatchGetImage"):
+        result = only(here, "permissions")
+    assert result.state == FAILED
+    assert "inf2-workshop-execution may not ecr:BatchGetImage" in result.said
+    assert "iam/execution.json" in result.remedy
+
+
+def test_a_right_that_is_needed_later_is_a_warning(here):
+    with denying(here, "inf2-workshop-participant", "cloudwatch:GetMetricData"):
+        result = only(here, "permissions")
+    assert result.state == WARNING
+    assert "you may deploy, and may not cloudwatch:GetMetricData" in result.said
+
+
+def test_a_machine_that_the_policy_does_not_allow_fails(here):
+    result = only(here, "permissions", replace(GUIDE, instance_type="ml.p5.48xlarge"))
+    assert result.state == FAILED
+    assert "you may not sagemaker:CreateEndpointConfig" in result.said
+
+
+def test_where_nothing_may_be_simulated_the_names_of_attached_policies_decide(here):
+    with denying(here, "inf2-workshop-participant", "iam:SimulatePrincipalPolicy"):
+        result = only(here, "permissions")
+    assert result.state == WARNING
+    assert "of you only the name of a policy is known, inf2-workshop-participant" in result.said
+    assert "not allowed to call SimulatePrincipalPolicy" in result.said
+
+
+def test_where_nothing_may_be_asked_it_is_not_checked(here):
+    denied = ("iam:SimulatePrincipalPolicy", "iam:ListAttachedRolePolicies")
+    with denying(here, "inf2-workshop-participant", *denied):
+        result = only(here, "permissions")
+    assert result.state == NOT_CHECKED
+    assert "ListAttachedRolePolicies" in result.said
 
 
 # --- what the region has
