@@ -125,6 +125,7 @@ def load(clock: Clock, options: Options) -> Parts:
         model=model("sagemaker"),
         quota=limits.limit,
         faults=options.faults,
+        roles=rights,
     )
     endpoints = sagemaker.endpoints
     meter = metrics.EndpointMetrics(timeline, endpoints=endpoints, publish=aws.put_metrics)
@@ -151,6 +152,7 @@ def load(clock: Clock, options: Options) -> Parts:
         model=model("scheduler"),
         targets={"sagemaker": sagemaker.service},
         account=awsjson.ACCOUNT,
+        roles=rights,
     )
     plans.resume()
     # What is loaded stays: to look through all of it again would hold up every stream for 0.1 s.
