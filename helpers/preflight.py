@@ -39,7 +39,7 @@ LIMIT_S = 8.0  # real seconds; a check without an answer by then is not checked
 
 _SHORT = {  # seconds, so that a check gives up before its limit
     "connect_timeout": 2,
-    "read_timeout": 4,
+    "read_timeout": 3,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 _SAGEMAKER = "sagemaker.amazonaws.com"

@@ -121,6 +121,18 @@ def test_a_role_that_sagemaker_cannot_take_fails(here, role, said):
     assert "iam/template.yaml" in result.remedy
 
 
+def test_a_role_that_one_may_not_look_at_is_not_checked(here):
+    assert only(here, "role", role=f"{ROLES}someone-elses").state == NOT_CHECKED
+
+
+def test_the_root_user_may_do_everything_and_is_advised_against(here):
+    root = replace(here, identity="arn:aws:iam::123456789012:root")
+    assert only(root, "permissions").said.startswith("you may do everything; inf2-workshop-")
+    rehearsing.pretend(here, "GetCallerIdentity", service="sts", Arn=root.identity)
+    assert only(here, "identity").state == WARNING
+    rehearsing.restore()
+
+
 def test_a_user_without_a_role_is_told_how_to_get_one(here, monkeypatch):
     monkeypatch.setattr(session, "EXECUTION_ROLE", "no-such-role")
     laptop = replace(here, identity="arn:aws:iam::123456789012:user/laptop")
@@ -288,6 +300,28 @@ def test_endpoints_that_may_not_be_looked_at_are_mentioned(here, refused):
         result = only(refused, "quota", SMALL)
         assert result.state == OK
         assert "without 1 endpoints that you may not look at" in result.said
+    finally:
+        rehearsing.restore()
+        remove_endpoint(here, name)
+
+
+def test_an_account_without_a_quota_of_its_own_has_aws_default(refused):
+    rehearsing.refuse(
+        refused, "GetServiceQuota", "NoSuchResourceException", "none", service="service-quotas"
+    )
+    result = only(refused, "quota")
+    assert (result.state, result.said[:7]) == (FAILED, "limit 0")
+
+
+def test_an_endpoint_that_goes_meanwhile_uses_nothing(here, refused):
+    recipe = replace(SMALL, name="quota-gone")
+    name = preflight.Asked(here, recipe).endpoint_name
+    start_endpoint(here, name, recipe, count=1)
+    try:
+        rehearsing.refuse(
+            refused, "DescribeEndpoint", "ValidationException", 'Could not find endpoint "e"'
+        )
+        assert only(refused, "quota", SMALL).said.endswith("0 in use, 20 left")
     finally:
         rehearsing.restore()
         remove_endpoint(here, name)
