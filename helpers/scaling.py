@@ -149,7 +149,9 @@ def _wait(
     mark_s: float,
 ) -> Endpoint:
     end_s = session.clock.monotonic() + timeout_s
-    marks = _Marks(session, count, price=_price_of_one(endpoint), every_s=mark_s)
+    marks = _Marks(
+        session, count, _price_of_one(endpoint), every_s=mark_s, called=session.clock.now()
+    )
     while True:
         asked = session.clock.now()  # a mark is said when it was still updating then
         now = _described(session, endpoint.name)
@@ -184,23 +186,28 @@ class _Marks:
         count: Replicas that are awaited.
         price: $ an hour for each, None when unknown.
         every_s: AWS seconds between two lines.
+        called: Since when somebody waits.
         began: When the change began, None before it has.
         more: Replicas that it adds.
-        said: Lines so far.
+        said: Lines said or left out so far.
     """
 
     session: Session
     count: int
     price: float | None
     every_s: float
+    called: datetime
     began: datetime | None = None
     more: int = 0
     said: int = 0
 
     def see(self, now: "_Described") -> None:
         """Notice that the change has begun."""
-        if now.status == "Updating" and now.desired == self.count:
-            self.began, self.more = self.began or now.modified, self.count - now.serving
+        if self.began or now.status != "Updating" or now.desired != self.count:
+            return
+        self.began, self.more = now.modified, self.count - now.serving
+        earlier_s = (self.called - self.began).total_seconds()
+        self.said = max(0, int(earlier_s // self.every_s))  # nobody was waiting then
 
     def say(self, until: datetime) -> None:
         """Say the lines that are due."""
@@ -443,11 +450,12 @@ def over_time(run, *, every_min: float = 5) -> pd.DataFrame:
 
     Args:
         run: As `benchmark.run` gives it.
-        every_min: Minutes of AWS time in a stretch; the last one may be shorter.
+        every_min: Minutes of AWS time in a stretch; what is left of less than half of that at the
+            end belongs to the last one.
 
     Returns:
-        One row each: from and to (min), requests answered in it, their output tokens a second,
-        the median wait for their first token (s), target.
+        One row each: minutes, output tokens/s of what was answered in it, the median wait for a
+        first token (s), target.
 
     Raises:
         ResultsError: When the stretch is no time, or no request of the run was answered.
@@ -459,31 +467,25 @@ def over_time(run, *, every_min: float = 5) -> pd.DataFrame:
     if not answered:
         raise ResultsError(f"{run.path.name} has no answered request: there is nothing to show.")
     speed, began_s = run.config["clock_speed"], min(one.sent_s for one in answered)
-    ends_min = np.array([(one.ended_s - began_s) * speed / 60 for one in answered])
+    ends_min = [(one.ended_s - began_s) * speed / 60 for one in answered]
+    last = max(1, math.floor(max(ends_min) / every_min + 0.5)) - 1
+    stretches: dict[int, list] = {place: [] for place in range(last + 1)}
+    for one, end_min in zip(answered, ends_min, strict=True):
+        stretches[min(last, int(end_min // every_min))].append(one)
     rows = []
-    for place in range(int(ends_min.max() // every_min) + 1):
-        low, high = place * every_min, min((place + 1) * every_min, ends_min.max())
-        here = [
-            one
-            for one, end_min in zip(answered, ends_min, strict=True)
-            if end_min // every_min == place
-        ]
+    for place, here in stretches.items():
+        low, high = place * every_min, (place + 1) * every_min
+        minutes = (max(ends_min) if place == last else high) - low
         waits_s = [metrics.ttft_s(one) * speed for one in here if one.first_s is not None]
         rows.append(
             {
-                "from (min)": f"{low:g}",
-                "to (min)": f"{high:.0f}",
-                "answers": len(here),
-                "output tokens/s": _rate(here, (high - low) * 60),
+                "minutes": f"{low:g} to {'the end' if place == last else f'{high:g}'}",
+                "output tokens/s": sum(one.output_tokens for one in here) / (minutes * 60),
                 "TTFT p50 (s)": float(np.median(waits_s)) if waits_s else math.nan,
                 "target": run.target,
             }
         )
     return pd.DataFrame(rows).round(2)
-
-
-def _rate(answered: Sequence, seconds: float) -> float:
-    return sum(one.output_tokens for one in answered) / seconds if seconds > 0 else math.nan
 
 
 # --- Checks ---------------------------------------------------------------------------------

@@ -535,10 +535,20 @@ def test_a_run_over_time_shows_when_it_became_better(tmp_path):
     start_s = slow[-1].ended_s
     fast = made_runs.steady(users=1, each=60, ttft_s=4.0, start_s=start_s)  # 5 s each
     table = scaling.over_time(run(tmp_path, records=slow + fast), every_min=5)
-    assert list(table["TTFT p50 (s)"][:2]) == [9.0, 4.0]
-    assert list(table["from (min)"][:2]) == ["0", "5"]
-    assert table["output tokens/s"][1] == pytest.approx(2 * table["output tokens/s"][0], rel=0.1)
-    assert table["answers"].sum() == len(slow) + len(fast)
+    assert list(table["minutes"]) == ["0 to 5", "5 to the end"]
+    assert list(table["TTFT p50 (s)"]) == [9.0, 4.0]
+    first, second = table["output tokens/s"]
+    assert second == pytest.approx(2 * first, rel=0.05)
+    assert list(table["target"]) == ["rehearsal", "rehearsal"]
+
+
+def test_a_short_run_is_one_stretch_and_an_idle_one_has_no_wait(tmp_path):
+    table = scaling.over_time(run(tmp_path), every_min=60)
+    assert list(table["minutes"]) == ["0 to the end"]
+    apart = made_runs.steady(users=1, each=2) + made_runs.steady(users=1, each=2, start_s=400.0)
+    idle = scaling.over_time(run(tmp_path, records=apart, name="apart"), every_min=1)
+    assert list(idle["output tokens/s"][1:-1]) == [0.0, 0.0, 0.0]
+    assert idle["TTFT p50 (s)"][1:-1].isna().all()
 
 
 def test_a_run_over_time_needs_answers_and_a_stretch(tmp_path):
