@@ -31,6 +31,7 @@ _NAMESPACE, _DIMENSION = "sagemaker", "sagemaker:variant:DesiredInstanceCount"
 # "there might be a brief delay until the operation achieves eventual consistency" (API reference,
 # RegisterScalableTarget): tries, and AWS seconds between them.
 _TRIES, _RETRY_S = 4, 5.0
+_LOOKS_ALLOWED_TO_FAIL = 10  # in a row, while waiting: a laptop loses its network now and then
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _wait(
     )
     while True:
         asked = session.clock.now()  # a mark is said when it was still updating then
-        now = _described(session, endpoint.name)
+        now = _patiently(session, endpoint.name, poll_s=poll_s)
         if now.status == "InService" and now.serving == count:
             break
         if now.status == "InService" and marks.began:
@@ -369,13 +370,17 @@ def describe(session: Session, endpoint: Endpoint) -> pd.DataFrame:
         EndpointError: When AWS cannot be asked, or the endpoint is gone.
     """
     now, told = _described(session, endpoint.name), tracking(session, endpoint)
-    price = _price_of_one(endpoint)
+    price, is_ours = _price_of_one(endpoint), bool(told and told.concurrent_per_replica)
     rows: dict[str, Any] = {
         "status": now.status,
         "replicas that serve": now.serving,
         "replicas wanted": now.desired,
         "price now ($/h)": f"{price * now.serving:.2f}" if price else "unknown",
-        "policy": endpoint.name if told else "none: the number stays as it is",
+        "policy": endpoint.name
+        if is_ours
+        else "none"
+        if told
+        else "none: the number stays as it is",
     }
     if told:
         rows |= {
@@ -383,7 +388,7 @@ def describe(session: Session, endpoint: Endpoint) -> pd.DataFrame:
             "maximum": told.maximum,
             "price at the maximum ($/h)": f"{price * told.maximum:.2f}" if price else "unknown",
         }
-    if told and told.concurrent_per_replica is not None:
+    if is_ours:
         rows |= {
             "requests at a time and replica": f"{told.concurrent_per_replica:g}",
             "cooldown after scale-out (s)": told.scale_out_cooldown_s,
@@ -585,6 +590,18 @@ def _described(session: Session, name: str) -> _Described:
     )
 
 
+def _patiently(session: Session, name: str, *, poll_s: float) -> _Described:
+    """The same by a network that comes and goes."""
+    for _ in range(_LOOKS_ALLOWED_TO_FAIL - 1):
+        try:
+            return _described(session, name)
+        except EndpointMissing:
+            raise
+        except EndpointError:
+            session.clock.sleep(poll_s)
+    return _described(session, name)
+
+
 def _set_count(session: Session, endpoint: Endpoint, count: int) -> None:
     wanted = [{"VariantName": VARIANT, "DesiredInstanceCount": count}]
     try:
@@ -722,17 +739,18 @@ def _did_not_come(now: _Described, count: int) -> str:
 
 def _goes_on(session: Session, name: str) -> str:
     """What is there and bills, and how to get out of it."""
-    now = _described(session, name)
+    again = "run the cell again to wait for it, or scaling.replicas for another number"
+    try:
+        now = _described(session, name)
+    except EndpointError as error:
+        return f"What has become of endpoint {name} is not known ({error}): {again}."
     changing = (
         f"is on its way from {now.serving} to {_replicas(now.desired)}, and bills for the larger "
         "number"
         if now.status == "Updating"
         else f"is {now.status} with {_replicas(now.serving)}"
     )
-    return (
-        f"Endpoint {name} {changing}: run the cell again to wait for it, or scaling.replicas for "
-        "another number once it is in service."
-    )
+    return f"Endpoint {name} {changing}: {again} once it is in service."
 
 
 def _replicas(count: int) -> str:

@@ -220,6 +220,35 @@ def test_an_interrupt_says_what_bills_and_running_again_goes_on(
     assert "is on its way to 2 replicas: waiting" in capsys.readouterr().out
 
 
+def test_a_wait_survives_a_network_that_comes_and_goes(session, served):
+    begin(session, served, 2)
+    left = iter(range(5))
+
+    def lose(**_):
+        if next(left, None) is not None:
+            raise EndpointConnectionError(endpoint_url="https://aws")
+
+    rehearsing.after(session, "DescribeEndpoint", lose)
+    assert scaling.wait(session, served, 2).instance_count == 2
+
+
+def test_a_network_that_stays_away_is_one_sentence_also_after_an_interrupt(
+    session, served, monkeypatch
+):
+    rehearsing.fail_after(
+        session, "DescribeEndpoint", EndpointConnectionError(endpoint_url="https://aws")
+    )
+    assert "AWS cannot be reached" in refused(scaling.wait, session, served, 2)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(session.clock), "sleep", interrupt)
+    said = refused(scaling.wait, session, served, 2)
+    assert said.startswith(f"Interrupted. What has become of endpoint {served.name} is not known")
+    monkeypatch.undo()
+
+
 def test_waiting_ends_and_says_what_is_there(session, served):
     said = refused(scaling.wait, session, served, 2, timeout_s=60)
     assert said.startswith("Still 1 replica after 1 min, not 2.")
@@ -433,7 +462,9 @@ def test_a_target_that_somebody_else_registered_is_shown_without_a_policy(sessio
         MaxCapacity=2,
     )
     assert scaling.tracking(session, served).concurrent_per_replica is None
-    assert "requests at a time and replica" not in scaling.describe(session, served).index
+    shown = scaling.describe(session, served)["value"]
+    assert (shown["policy"], shown["maximum"]) == ("none", 2)
+    assert "requests at a time and replica" not in shown.index
 
 
 def test_a_number_outside_the_bounds_is_changed_at_once_and_that_is_said(session, served, capsys):
