@@ -471,7 +471,9 @@ def _label(run: results.Run) -> str:
     endpoint, load = run.config["endpoint"], run.config["load"]
     words = endpoint.get("recipe") or endpoint.get("model_id") or endpoint["name"]
     if endpoint["instance_type"]:
-        words += f" on {endpoint['instance_type'].removeprefix('ml.')}"
+        count = endpoint.get("instance_count") or 1
+        words += f" on {f'{count} x ' if count > 1 else ''}"
+        words += endpoint["instance_type"].removeprefix("ml.")
     words += f", {load['input_tokens']} in, {load['output_tokens']} out{_manner(load)}"
     return _plain(words)
 

@@ -47,6 +47,7 @@ class Thing:
         created_s: Epoch second of AWS time.
         until_s: When it was deleted or, if it was not, the moment of asking; the same.
         deleted: Whether it was.
+        resized: When an endpoint began to change to another size, and to which; the same.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Thing:
     created_s: float
     until_s: float
     deleted: bool = False
+    resized: tuple[tuple[float, str], ...] = ()
 
 
 # Running
@@ -209,14 +211,22 @@ def lives(entries: Sequence[Mapping], *, now_s: float) -> list[Thing]:
         if verb == "Create":
             found.append(Thing(kind, entry["name"], entry["detail"], entry["time"], now_s))
         elif verb == "Delete":
-            # A name can be used again: the newest of that name is the one that went.
-            index, thing = next(
-                (index, thing)
-                for index, thing in reversed(list(enumerate(found)))
-                if (thing.kind, thing.name) == (kind, entry["name"])
-            )
+            index, thing = _newest(found, kind, entry["name"])
             found[index] = replace(thing, until_s=entry["time"], deleted=True)
+        elif entry["operation"].startswith("UpdateEndpoint"):
+            index, thing = _newest(found, "endpoint", entry["name"])
+            resized = (*thing.resized, (entry["time"], entry["detail"]))
+            found[index] = replace(thing, resized=resized)
     return found
+
+
+def _newest(found: Sequence[Thing], kind: str, name: str) -> tuple[int, Thing]:
+    """A name can be used again: the newest of that name is the one that is changed."""
+    return next(
+        (index, thing)
+        for index, thing in reversed(list(enumerate(found)))
+        if (thing.kind, thing.name) == (kind, name)
+    )
 
 
 def made_table(made: Sequence[Thing]) -> pd.DataFrame:
@@ -238,21 +248,27 @@ def cost_table(made: Sequence[Thing]) -> pd.DataFrame:
     for thing in made:
         if thing.kind != "endpoint":
             continue
-        seconds = thing.until_s - thing.created_s
-        variants = re.findall(r"(\d+) x (\S+?)(?:,|$)", thing.detail)
-        dollars = sum(
-            costs.cost(seconds, instance_type=instance_type, instances=int(count))
-            for count, instance_type in variants
-        )
+        sizes = dict.fromkeys([thing.detail, *(detail for _, detail in thing.resized)])
         rows.append(
             {
                 "endpoint": thing.name,
-                "instances": thing.detail,
-                "minutes": round(seconds / 60, 1),
-                "cost ($)": round(dollars, 2),
+                "instances": ", then ".join(sizes),
+                "minutes": round((thing.until_s - thing.created_s) / 60, 1),
+                "cost ($)": round(_dollars(thing), 2),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _dollars(thing: Thing) -> float:
+    """What an endpoint's instances cost from its creation on, each size for as long as it was."""
+    begins = [(thing.created_s, thing.detail), *thing.resized]
+    ends = [*(time_s for time_s, _ in thing.resized), thing.until_s]
+    return sum(
+        costs.cost(end_s - begin_s, instance_type=instance_type, instances=int(count))
+        for (begin_s, size), end_s in zip(begins, ends, strict=True)
+        for count, instance_type in re.findall(r"(\d+) x (\S+?)(?:,|$)", size)
+    )
 
 
 def _moment(time_s: float) -> str:

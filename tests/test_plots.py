@@ -268,6 +268,19 @@ def test_rounds_and_thinking_users_are_lines_of_their_own(tmp_path):
     assert sum("thinking 5 s" in label for label in labels) == 1
 
 
+def test_endpoints_with_more_replicas_are_a_line_of_their_own(sweep):
+    twice = [
+        replace(
+            one,
+            config=one.config | {"endpoint": one.config["endpoint"] | {"instance_count": 2}},
+        )
+        for one in sweep
+    ]
+    labels = [one.get_label() for one in own_lines(plots.throughput([*sweep, *twice]))]
+    assert len(labels) == 2
+    assert sum("on 2 x inf2.48xlarge" in label for label in labels) == 1
+
+
 def reaches(figure):
     """Where the vertical interval of each point begins and ends."""
     *_, vertical = figure.axes[0].collections

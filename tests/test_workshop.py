@@ -317,6 +317,18 @@ def test_an_endpoint_that_was_not_deleted_costs_until_now():
     assert row["cost ($)"] == 31.16
 
 
+def test_an_endpoint_that_was_scaled_costs_what_each_size_costs():
+    scaled = [
+        entry(0, "CreateEndpoint", detail="1 x ml.inf2.48xlarge"),
+        entry(3600, "UpdateEndpointWeightsAndCapacities", detail="2 x ml.inf2.48xlarge"),
+        entry(5400, "UpdateEndpointWeightsAndCapacities", detail="1 x ml.inf2.48xlarge"),
+        entry(7200, "DeleteEndpoint"),
+    ]
+    (row,) = workshop.cost_table(workshop.lives(scaled, now_s=9999)).to_dict("records")
+    assert row["instances"] == "1 x ml.inf2.48xlarge, then 2 x ml.inf2.48xlarge"
+    assert (row["minutes"], row["cost ($)"]) == (120, 38.95)  # two hours and a half
+
+
 def test_a_name_used_twice_is_two_things():
     again = [
         entry(2000, "CreateEndpoint", detail="1 x ml.inf2.xlarge"),
