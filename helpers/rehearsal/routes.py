@@ -197,7 +197,7 @@ class FrontDoor:
         parts = await asyncio.shield(self._parts)
         parts.timeline.advance()
         if _is_hub(request):
-            response.respond(*parts.hub.answer(request.path, request.headers))
+            response.respond(*parts.hub.answer(request.path, request.headers, request.query))
             return
 
         from helpers.rehearsal.aws import services
