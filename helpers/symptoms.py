@@ -17,7 +17,7 @@ import pandas as pd
 
 from helpers import costs, hub
 
-_NOTES = "/work/shared/sdk-and-aws.md (2026-08)"
+_NOTES = "collected from issues and forums, sdk-and-aws.md of the project (2026-08)"
 _CONTRACTS = "helpers/contracts.py, read in the containers' sources (2026-08)"
 # What stands in a remedy when neither the text nor the caller says it.
 _UNSAID = {
@@ -69,7 +69,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The token's owner has not accepted the license of the model, or waits for the grant.",
         "Check the token and its license: accept it at https://huggingface.co/{model_id} as the "
         "token's owner and wait for the grant.",
-        "the Hub's answer (2026-11); /work/shared/container-contracts.md",
+        "the Hub's answer (2026-11)",
     ),
     Symptom(
         "token refused",
@@ -85,7 +85,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The model is gated and the container had no Hugging Face token.",
         "Check the token and its license: accept it at https://huggingface.co/{model_id} and set "
         "HF_TOKEN, or copy the weights to S3 with helpers.weights and deploy from there.",
-        "/work/shared/container-contracts.md (2026-08)",
+        _CONTRACTS,
     ),
     Symptom(
         "cache miss",
@@ -167,11 +167,12 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The weights do not fit on the disk: inf2 has none of its own, and TGI 0.0.22 and 0.0.23 "
         "keep a second copy of them.",
         "Set volume_gb to 512.",
-        "/work/shared/container-contracts.md (2026-08)",
+        _CONTRACTS,
     ),
     Symptom(
         "file of the model missing",
-        r"does not appear to have a file named|No such file or directory: '/opt/ml/model"
+        r"does not appear to have a file named|Can't load tokenizer for '/opt"
+        r"|No such file or directory: '/opt/ml/model"
         r"|Error no file named .{0,200} found in directory",
         "A file of the model is not where its weights are loaded from.",
         "Copy the model to S3 again with `python -m helpers.weights` (what is there is skipped), "
@@ -239,6 +240,15 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "philschmid/llm-sagemaker-sample issue 2 (2023-10)",
     ),
     Symptom(
+        "weights not downloaded",
+        r"Failed to download model data for container",
+        "SageMaker could not copy {uri} to the instance: it is gone, not readable for the "
+        "execution role, or larger than the time for it allows.",
+        "Look whether it is there (`python -m helpers.weights` copies what is missing), and give "
+        "ModelDataDownloadTimeoutInSeconds 3600.",
+        "fraud-detection-using-machine-learning issue 9 (2021-03)",
+    ),
+    Symptom(
         "role not assumable",
         r"Could not assume role|SageMaker may not assume your role"
         r"|trust relationship policy allows the action .{0,3}sts:AssumeRole",
@@ -280,7 +290,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The last chunks of a stream carry no text: TGI 2.0.2 sends an empty delta for a special "
         "token.",
         'Read it with .get("content"), or let messages.stream do it.',
-        "/work/shared/sdk-and-aws.md and wire-format.md (2026-08)",
+        f"{_NOTES}; TGI 2.0.2, router/src/lib.rs",
     ),
     Symptom(
         "60 s limit",
@@ -327,7 +337,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "Requests queue for a slot, and each prefill reads a prompt padded to its full length: "
         "it is the queue, not the distance to the region.",
         "Send with no more users than the batch has slots, or add a replica; see 06_benchmark.",
-        "/work/shared/sdk-and-aws.md and numbers.md (2026-08)",
+        f"{_NOTES}; the published runs of results/published",
     ),
     # --- what says little by itself
     Symptom(

@@ -96,7 +96,7 @@ def load(clock: Clock, options: Options) -> Parts:
 
     from helpers import recipes
     from helpers.rehearsal import hub
-    from helpers.rehearsal.aws import autoscaling, metrics, pricing, quotas, schedules
+    from helpers.rehearsal.aws import autoscaling, metrics, modeldata, pricing, quotas, schedules
     from helpers.rehearsal.container import runtime
 
     timeline = Timeline(clock, changed=options.state.changed)
@@ -106,6 +106,7 @@ def load(clock: Clock, options: Options) -> Parts:
         logs=aws,
         model=model("sagemaker"),
         quota=limits.limit,
+        data=modeldata.ModelData(aws),
         faults=options.faults,
     )
     endpoints = sagemaker.endpoints
