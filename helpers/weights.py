@@ -111,6 +111,26 @@ def model_of(address: str) -> str:
     return match[1] if match else ""
 
 
+def say_token(session: Session, recipe: Recipe, address: str | None) -> None:
+    """Say where the Hugging Face token will stand when a recipe is deployed, and how to avoid it.
+
+    Args:
+        session: The workshop's session.
+        recipe: What is to be deployed.
+        address: Where its weights come from; None for the Hub.
+    """
+    if address:
+        session.say(f"No token goes to AWS: the weights come from {address}")
+    elif recipe.gated:
+        session.say(
+            "The token will stand in the container's environment, as HF_TOKEN: everyone who may "
+            f"call DescribeModel in account {session.account} can read it. With the weights in S3 "
+            "(weights.copy) there is none."
+        )
+    else:
+        session.say(f"{recipe.model_id} is not gated: no token is needed.")
+
+
 # --- Copy -----------------------------------------------------------------------------------
 
 

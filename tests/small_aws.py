@@ -68,7 +68,9 @@ class World:
 
     def __init__(self):
         self.clock = SetClock()
-        self.may = lambda role, action, resource, context: True  # what the execution role may
+        self.may = lambda role, action, resource, context, region: (
+            True
+        )  # what the execution role may
         self.stopped = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))

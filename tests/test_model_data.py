@@ -119,7 +119,8 @@ def test_what_modelbuilder_makes_up_is_not_found(world):
 def test_a_role_that_may_not_read_is_refused(world, right):
     asked = []
 
-    def may(role, action, resource, context):
+    def may(role, action, resource, context, region):
+        assert region == "us-east-1"
         asked.append((role, action, resource, context))
         return action != right
 

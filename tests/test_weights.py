@@ -134,6 +134,19 @@ def test_an_interrupted_copy_goes_on_where_it_was(session):
     assert weights.copy(session, RECIPE, hf_token=TOKEN) == weights.find(session, RECIPE)
 
 
+@pytest.mark.parametrize(
+    ("address", "gated", "words"),
+    [
+        (None, True, "can read it. With the weights in S3 (weights.copy) there is none."),
+        ("s3://b/k/", True, "No token goes to AWS: the weights come from s3://b/k/"),
+        (None, False, "is not gated: no token is needed."),
+    ],
+)
+def test_it_is_said_where_the_token_stands(session, capsys, address, gated, words):
+    weights.say_token(session, replace(RECIPE, gated=gated), address)
+    assert capsys.readouterr().out.rstrip().endswith(words)
+
+
 # --- deploying from there
 
 
