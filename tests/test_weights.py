@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 import rehearsing
+from botocore.exceptions import ClientError
 
 from helpers import endpoint, errors, messages, recipes, weights
 from helpers.errors import WeightsError
@@ -37,6 +38,13 @@ def state(tmp_path_factory):
 def shared(state):
     with rehearsing.server(state, speed=1800):
         yield open_session()
+
+
+@pytest.fixture(scope="module")
+def admin(shared):
+    """An administrator's S3; the participants' go on with their own keys."""
+    shared.client("s3").list_objects_v2(Bucket=shared.bucket, Prefix="inf2-workshop/")
+    return open_session(identity="admin").client("s3")
 
 
 @pytest.fixture
@@ -150,11 +158,9 @@ def test_it_is_said_where_the_token_stands(session, capsys, address, gated, word
 # --- deploying from there
 
 
-def test_an_endpoint_comes_up_from_there_and_knows_no_token(session):
-    address = weights.copy(session, RECIPE, hf_token=TOKEN)
-    name, sagemaker = f"inf2-workshop-{session.participant}-s3", session.client("sagemaker")
+def create_model(session, name, address):
     source = {"S3Uri": address, "S3DataType": "S3Prefix", "CompressionType": "None"}
-    sagemaker.create_model(
+    session.client("sagemaker").create_model(
         ModelName=name,
         ExecutionRoleArn=session.role(),
         PrimaryContainer={
@@ -163,6 +169,19 @@ def test_an_endpoint_comes_up_from_there_and_knows_no_token(session):
             "ModelDataSource": {"S3DataSource": source},
         },
     )
+
+
+def test_the_execution_role_may_read_the_workshops_folders_and_no_others(session, admin):
+    admin.create_bucket(Bucket="somebodys")
+    admin.put_object(Bucket="somebodys", Key="model/config.json", Body=b"{}")
+    with pytest.raises(ClientError, match="Could not access model data at s3://somebodys/model/"):
+        create_model(session, "inf2-workshop-x", "s3://somebodys/model/")
+
+
+def test_an_endpoint_comes_up_from_there_and_knows_no_token(session):
+    address = weights.copy(session, RECIPE, hf_token=TOKEN)
+    name, sagemaker = f"inf2-workshop-{session.participant}-s3", session.client("sagemaker")
+    create_model(session, name, address)
     variant = {
         "VariantName": "AllTraffic",
         "ModelName": name,
@@ -208,7 +227,7 @@ def test_the_token_is_nowhere(session, state, capsys):
         ({"hf_token": "no-token"}, "create a new one"),
         ({"hf_token": f"{TOKEN}\nX: y"}, "has characters that none has"),
         ({"hf_token": f"{TOKEN}\u20ac"}, "has characters that none has"),
-        ({"bucket": "nobodys-bucket"}, "deploy iam/template.yaml, which makes it"),
+        ({"bucket": "inf2-workshop-nobodys"}, "deploy iam/template.yaml, which makes it"),
         ({"environ": {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"}}, "be reached"),
     ],
 )
@@ -363,14 +382,16 @@ def forbidden(hub, handler, content):
         (forbidden, "The Hub answers 403 for model.safetensors of o/open: check the token", 300),
     ],
 )
-def test_a_file_that_is_not_the_hubs_never_becomes_an_object(session, hub, trouble, words, size):
+def test_a_file_that_is_not_the_hubs_never_becomes_an_object(
+    session, admin, hub, trouble, words, size
+):
     hub.files["model.safetensors"] = bytes(range(256)) * size
     hub.trouble["model.safetensors"] = lambda *asked: trouble(hub, *asked)
     with serving(hub) as environ, pytest.raises(WeightsError, match=words) as seen:
         weights.copy(session, OPEN, environ=environ)
     assert objects(session, OPEN) == {}
     assert TOKEN not in repr(seen.value) and seen.value.__context__ is None
-    uploads = session.client("s3").list_multipart_uploads(Bucket=session.bucket)
+    uploads = admin.list_multipart_uploads(Bucket=session.bucket)
     assert not uploads.get("Uploads")  # nothing half done goes on costing
 
 
@@ -418,8 +439,8 @@ def test_the_command_line_prints_the_address_last(shared, capsys):
 
 
 def test_the_command_line_says_what_is_wrong_in_a_sentence(shared, capsys):
-    assert weights.main(["--recipe", "llama-3-8b", "--bucket", "nobodys-bucket"]) == 1
-    assert "There is no bucket nobodys-bucket" in capsys.readouterr().err
+    assert weights.main(["--recipe", "llama-3-8b", "--bucket", "inf2-workshop-nobodys"]) == 1
+    assert "There is no bucket inf2-workshop-nobodys" in capsys.readouterr().err
 
 
 def test_its_errors_are_the_workshops():

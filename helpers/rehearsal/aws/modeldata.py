@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helpers import contracts, models
+from helpers.rehearsal.aws.actions import Ask
 from helpers.rehearsal.aws.awsjson import ACCOUNT, invalid
 
 FOLDER = "/opt/ml/model"
@@ -120,7 +121,11 @@ def uri_of(container: Mapping[str, Any]) -> str | None:
     return source.get("S3Uri") or container.get("ModelDataUrl") or None
 
 
-May = Callable[[str, str, str, Mapping[str, str], str], bool]
+class May(Protocol):
+    """Who knows what roles may do."""
+
+    def __call__(self, role_arn: str, ask: Ask, *, region: str) -> bool:
+        """Whether a role may do something."""
 
 
 class Moto(Protocol):
@@ -135,8 +140,7 @@ class ModelData:
 
     Args:
         moto: Where S3 is.
-        may: Whether a role (ARN) may do something (`s3:GetObject`) with a resource (ARN), given
-            what else a policy may ask for (condition keys and their values) and the region.
+        may: Whether a role (ARN) may do something, in a region.
         account: Twelve digits.
     """
 
@@ -144,7 +148,7 @@ class ModelData:
         self,
         moto: Moto,
         *,
-        may: May = lambda role, action, resource, context, region: True,
+        may: May,
         account: str = ACCOUNT,
     ):
         self._moto = moto
@@ -171,7 +175,7 @@ class ModelData:
         where, names, _ = self._look(bucket, key)
         asks = _asks(bucket, key, names)
         if where is not None and (
-            where != region or not all(self._may(role, *ask, region) for ask in asks)
+            where != region or not all(self._may(role, ask, region=region) for ask in asks)
         ):
             raise invalid(_NOT_READABLE.format(uri=uri, role=role, region=region))
         if not names:
@@ -192,17 +196,15 @@ class ModelData:
         return self._moto.ask(_objects, self._account, bucket, key).result()
 
 
-def _asks(
-    bucket: str, key: str, names: Iterable[str]
-) -> Iterator[tuple[str, str, Mapping[str, str]]]:
-    """What reading a key or a prefix asks for: action, resource, condition keys."""
+def _asks(bucket: str, key: str, names: Iterable[str]) -> Iterator[Ask]:
+    """What reading a key or a prefix asks for."""
     arn = f"arn:aws:s3:::{bucket}"
     if not _is_prefix(key):
-        yield "s3:GetObject", f"{arn}/{key}", {}
+        yield Ask("s3:GetObject", f"{arn}/{key}")
         return
-    yield "s3:ListBucket", arn, {"s3:prefix": key}
+    yield Ask("s3:ListBucket", arn, {"s3:prefix": (key,)})
     for name in names:
-        yield "s3:GetObject", f"{arn}/{key}{name}", {}
+        yield Ask("s3:GetObject", f"{arn}/{key}{name}")
 
 
 def _objects(account: str, bucket: str, key: str) -> tuple[str | None, set[str], dict[str, bytes]]:

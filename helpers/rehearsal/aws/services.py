@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 from helpers import hub
-from helpers.rehearsal.aws import identities, mends
+from helpers.rehearsal.aws import identities, mends, policies, principals, simulation
 from helpers.rehearsal.aws.awsjson import REGION, AwsError
 from helpers.rehearsal.aws.writeahead import WriteAhead
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
@@ -88,6 +88,7 @@ class Services:
         self._account = account
         self._clock = clock
         self._journal = WriteAhead(journal)
+        self._directory = principals.Directory()
         self._secrets: dict[str, tuple[str, str | None]] = identities.SECRETS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moto")
         self._app: Any = None
@@ -116,6 +117,12 @@ class Services:
             # moto leaves them out without a word.
             message = "The rehearsal AWS has percentiles in GetMetricData only, e.g. Stat=p99."
             return _error(request, 400, "InvalidParameterCombination", message)
+        if service == "iam" and _operation(request) == simulation.OPERATION:
+            try:
+                now = policies.now(self._clock())
+                return simulation.answer(request, self._directory, now=now)
+            except AwsError as error:
+                return refusal(request, error)
         return await asyncio.wrap_future(self.submit(request))
 
     def submit(self, request: Request) -> Future[Answer]:
@@ -143,6 +150,11 @@ class Services:
         """
         self._thread.submit(self._do, "put_metrics", [region, namespace, data], keep=False)
 
+    @property
+    def directory(self) -> principals.Directory:
+        """Who there is in the account, and what their policies say."""
+        return self._directory
+
     def secret(self, access_key: str) -> tuple[str, str | None] | None:
         """Secret and session token of an access key; None when nobody was given it."""
         return self._secrets.get(access_key)
@@ -169,6 +181,7 @@ class Services:
                 self._carry_out(**change)
             except Exception:
                 log.exception("A change in the journal could not be carried out again.")
+        self._learn()
 
     def _do(self, what: str, given: list[Any], *, keep: bool = True) -> None:
         """Carry out a change and keep it."""
@@ -206,9 +219,14 @@ class Services:
     def _after(self, request: Request) -> None:
         """What moto leaves out."""
         if request.service in ("iam", "sts"):
-            self._learn_secrets()
+            self._learn()
         elif request.service == "scheduler" and written_schedule(request):
             self._complete_schedule(request)
+
+    def _learn(self) -> None:
+        """Who there is now, and which keys they have."""
+        self._directory = principals.read(self._account)
+        self._learn_secrets()
 
     def _learn_secrets(self) -> None:
         from moto.iam.models import iam_backends
