@@ -1,6 +1,6 @@
 """The little of the Hugging Face Hub that the workshop asks for.
 
-Who am I, may I have this model, its tokenizer, and the registry of the Neuron cache. Nothing is
+Who am I, may I have this model, its files, and the registry of the Neuron cache. Nothing is
 looked up anywhere: the models are those the workshop knows, a token is anything that looks like
 one, and every model's tokenizer is the one that cuts made-up replies as `container/text.py` does.
 `UNGRANTED_TOKEN` is a member who has not accepted any license yet.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qs, unquote
 
 from helpers import neuron_cache
-from helpers.rehearsal import registry
+from helpers.rehearsal import registry, repository
 from helpers.rehearsal.container.text import PIECE
 from helpers.rehearsal.server import Answer
 
@@ -92,7 +92,7 @@ class Hub:
         """Answer a GET or HEAD: who a token is, a model, whether it may be had, its tokenizer.
 
         `/api/whoami-v2`, `/api/models/{org}/{name}` with or without `/auth-check`,
-        `/{org}/{name}/resolve/main/tokenizer.json`, and of the Neuron cache its tree and its files.
+        `/{org}/{name}/resolve/main/{file}`, and of the Neuron cache its tree and its files.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
@@ -101,20 +101,21 @@ class Hub:
             return _whoami(token)
         if match := _MODEL.fullmatch(path):
             only_check = match[2] == "auth-check"
-            return self._refused(match[1], token) or self._model(match[1], only_check=only_check)
+            return self._refused(match[1], token) or self._model(
+                match[1], only_check=only_check, sizes="blobs=" in query
+            )
         if match := _TREE.fullmatch(path):
             return self._tree(match[1], match[2] or "", query)
         if match := _FILE.fullmatch(path):
             if match[1] == neuron_cache.REPOSITORY:
                 return _content(match[2], self._cache.get(match[3]))
-            return self._refused(match[1], token) or _content(
-                match[2], _TOKENIZER if match[3] == "tokenizer.json" else None
-            )
+            refused = self._refused(match[1], token)
+            return refused or _content(match[2], _files(match[1]).get(match[3]))
         return _error(
             404,
             "",
             "The rehearsal's Hub offers whoami-v2, models/{org}/{name}, a model's "
-            f"tokenizer.json and the registry of {neuron_cache.REPOSITORY} only.",
+            f"files and the registry of {neuron_cache.REPOSITORY} only.",
         )
 
     def _tree(self, revision: str, folder: str, query: str) -> Answer:
@@ -139,7 +140,7 @@ class Hub:
         code = "" if message.startswith("Invalid") else "GatedRepo"
         return _error(status, code, message)
 
-    def _model(self, model_id: str, *, only_check: bool) -> Answer:
+    def _model(self, model_id: str, *, only_check: bool, sizes: bool) -> Answer:
         if only_check:
             return _json(200, {})
         return _json(
@@ -154,9 +155,14 @@ class Hub:
                 "downloads": 0,
                 "likes": 0,
                 "tags": ["rehearsal"],
-                "siblings": [{"rfilename": "tokenizer.json"}],
+                "sha": REVISION,
+                "siblings": repository.siblings(_files(model_id), sizes=sizes),
             },
         )
+
+
+def _files(model_id: str) -> dict[str, bytes]:
+    return repository.files(model_id, _TOKENIZER)
 
 
 def _content(revision: str, content: bytes | None) -> Answer:

@@ -105,6 +105,7 @@ def load(clock: Clock, options: Options) -> Parts:
         authorization,
         autoscaling,
         metrics,
+        modeldata,
         pricing,
         quotas,
         schedules,
@@ -124,6 +125,7 @@ def load(clock: Clock, options: Options) -> Parts:
         logs=aws,
         model=model("sagemaker"),
         quota=limits.limit,
+        data=modeldata.ModelData(aws, may=rights.allows),
         faults=options.faults,
         roles=rights,
     )
