@@ -10,7 +10,7 @@ import re
 import socket
 import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -146,6 +146,18 @@ class Session(Voice):
             self._clients[key] = self.boto.client(service, config=Config(**{**defaults, **config}))
         return self._clients[key]
 
+    def in_region(self, region: str) -> "Session":
+        """The same session in another region, with clients of its own.
+
+        Raises:
+            SettingsError: When that is no region.
+        """
+        if region == self.region:
+            return self
+        if not _REGION.fullmatch(region):
+            raise SettingsError(f"{region!r} is not an AWS region: it looks like {DEFAULT_REGION}.")
+        return replace(self, region=region, boto=self.boto.in_region(region))
+
     def describe(self) -> None:
         """Say where this session works, as whom and for whom."""
         if self.target == "rehearsal":
@@ -248,6 +260,14 @@ class _Boto(boto3.Session):
     def __init__(self, *, region_name: str, endpoint_url: str | None):
         super().__init__(region_name=region_name)
         self.endpoint_url = endpoint_url
+
+    def in_region(self, region: str) -> "_Boto":
+        """The same elsewhere: signed in once, and the models of services read once."""
+        other = _Boto(region_name=region, endpoint_url=self.endpoint_url)
+        loader = self._session.get_component("data_loader")
+        other._session.register_component("data_loader", loader)
+        other._session._credentials = self.get_credentials()
+        return other
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> BaseClient:
         own = Config()

@@ -28,6 +28,7 @@ class Settings:
         region: AWS region, None to let the target decide.
         participant: Whose endpoint it is, None to derive it from the identity.
         role_arn: Execution role of the endpoint, None to derive it from the identity.
+        bucket: S3 bucket for weights, None for `inf2-workshop-<account>-<region>`.
         endpoint_url: An `AWS_ENDPOINT_URL` the user has set.
         speed: Seconds of AWS time in one real second, rehearsal only.
         root: Root of the repository.
@@ -40,6 +41,7 @@ class Settings:
     region: str | None = None
     participant: str | None = None
     role_arn: str | None = None
+    bucket: str | None = None
     endpoint_url: str | None = None
     speed: float = DEFAULT_SPEED
     root: Path = ROOT
@@ -63,8 +65,9 @@ def load(
     without `recall_target`.
 
     Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (after what was remembered also `AWS_REGION`,
-    `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`,
-    `WORKSHOP_RESULTS`, `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value counts as absent.
+    `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_BUCKET`,
+    `WORKSHOP_SPEED`, `WORKSHOP_RESULTS`, `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value
+    counts as absent.
 
     Raises:
         SettingsError: When the target is unknown or the speed is no positive number.
@@ -91,6 +94,7 @@ def load(
         or first("AWS_REGION", "AWS_DEFAULT_REGION"),
         participant=participant or first("WORKSHOP_PARTICIPANT") or chosen.get("participant"),
         role_arn=role_arn or first("WORKSHOP_ROLE_ARN") or chosen.get("role_arn"),
+        bucket=first("WORKSHOP_BUCKET"),
         endpoint_url=first("AWS_ENDPOINT_URL"),
         speed=_speed(first("WORKSHOP_SPEED")),
         results_dir=folder("WORKSHOP_RESULTS", Settings.results_dir),

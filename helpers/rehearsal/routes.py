@@ -72,6 +72,7 @@ class Parts:
         timeline: What happens by itself.
         targets: Services of the JSON protocol, by the prefix of their `X-Amz-Target`.
         state: Where it is kept.
+        tagging: Resource Groups Tagging, over what moto plays and what it does not.
     """
 
     control: Any
@@ -82,6 +83,7 @@ class Parts:
     timeline: Any
     targets: Mapping[str, Any]
     state: State = field(default_factory=lambda: State(None))
+    tagging: Any = None
 
 
 def load(clock: Clock, options: Options) -> Parts:
@@ -96,7 +98,7 @@ def load(clock: Clock, options: Options) -> Parts:
 
     from helpers import recipes
     from helpers.rehearsal import hub
-    from helpers.rehearsal.aws import autoscaling, metrics, pricing, quotas, schedules
+    from helpers.rehearsal.aws import autoscaling, metrics, pricing, quotas, schedules, tagging
     from helpers.rehearsal.container import runtime
 
     timeline = Timeline(clock, changed=options.state.changed)
@@ -135,6 +137,13 @@ def load(clock: Clock, options: Options) -> Parts:
         account=awsjson.ACCOUNT,
     )
     plans.resume()
+    tags = tagging.Tagging(
+        model("resourcegroupstaggingapi"),
+        catalog=sagemaker.catalog,
+        scaling=scaling,
+        services=aws,
+        account=awsjson.ACCOUNT,
+    )
     # What is loaded stays: to look through all of it again would hold up every stream for 0.1 s.
     gc.collect()
     gc.freeze()
@@ -143,6 +152,7 @@ def load(clock: Clock, options: Options) -> Parts:
         runtime=answering,
         services=aws,
         schedules=plans,
+        tagging=tags,
         hub=hub.Hub(gated),
         timeline=timeline,
         targets={service.target_prefix: service for service in in_json},
@@ -220,6 +230,8 @@ class FrontDoor:
         elif request.service == "scheduler":
             answer = await parts.schedules.answer(request)
             self._answer_kept(parts, response, answer, changes=request.method != "GET")
+        elif request.service == "tagging":
+            response.respond(*await parts.tagging.answer(request))
         else:
             response.respond(*await parts.services.answer(request))
 
