@@ -25,6 +25,8 @@ NAME_LENGTH = 63  # SageMaker: letters, digits and single hyphens
 LOG_GROUPS = "/aws/sagemaker/Endpoints/"  # SageMaker's, one an endpoint
 FOLDER = f"{PREFIX}/"  # in the bucket, one folder a participant
 
+DELETED_AT_ONCE = 1000  # objects, by one DeleteObjects (API reference)
+
 # What became of asking for a deletion.
 ASKED, ABSENT, BUSY = "asked", "absent", "busy"
 
@@ -419,8 +421,8 @@ class _Objects(Kind):
         for attempt in range(_PASSES):
             parts = list(self._parts(session, folder))
             stored = [one for one in parts if "UploadId" not in one]
-            for start in range(0, len(stored), 1000):
-                batch = [_version(one, attempt) for one in stored[start : start + 1000]]
+            for start in range(0, len(stored), DELETED_AT_ONCE):
+                batch = [_version(one, attempt) for one in stored[start : start + DELETED_AT_ONCE]]
                 answer = client.delete_objects(Delete={"Objects": batch, "Quiet": True}, **here)
                 _raise_first(answer.get("Errors", []))
             for one in parts:
