@@ -266,6 +266,7 @@ class _Deletion:
         session: The workshop's session.
         view: What was found.
         chosen: What of it is to be deleted.
+        kept_kinds: What is not.
         results: What became of it.
         hours: From an endpoint's creation to its deletion.
         looks_failed: How often AWS could not say whether something is still there.
@@ -273,7 +274,8 @@ class _Deletion:
 
     session: Session
     view: View
-    chosen: Sequence[Found]
+    chosen: list[Found]
+    kept_kinds: Sequence[Kind] = ()
     results: dict[Found, str] = field(default_factory=dict)
     hours: dict[Found, float] = field(default_factory=dict)
     looks_failed: dict[Found, int] = field(default_factory=dict)
@@ -284,11 +286,23 @@ class _Deletion:
         The schedule that guards an endpoint stays until the endpoint has gone.
         """
         for kind in ALL_KINDS:
+            if kind is LOG_GROUP and LOG_GROUP not in self.kept_kinds:
+                self.chosen += self._late_logs()
             self._delete([one for one in self.chosen if one.kind is kind], kind)
 
     def left(self) -> list[Found]:
         """What of it is still there, as far as one knows."""
         return [one for one in self.chosen if not self.results.get(one, "").startswith(_DELETED)]
+
+    def _late_logs(self) -> list[Found]:
+        """Logs of deleted endpoints that began only after one had looked."""
+        known = {(one.region, one.deployment) for one in self.chosen if one.kind is LOG_GROUP}
+        late: list[Found] = []
+        for one in self.chosen:
+            gone = one.kind is ENDPOINT and self.results.get(one, "").startswith(_DELETED)
+            if gone and (one.region, one.name) not in known:
+                late += resources.logs_of(self.view.sessions[one.region], one)
+        return late
 
     def _delete(self, found: Sequence[Found], kind: Kind) -> None:
         waiting: dict[Found, str] = {}
@@ -455,11 +469,10 @@ def delete_seen(
     """
     named = [one for one in view.found if name in (None, one.deployment)]
     chosen = [one for one in named if one.kind not in kept_kinds and (one.owner or name)]
-    work = _Deletion(session, view, chosen)
+    work = _Deletion(session, view, list(chosen), kept_kinds)
     for one in named:
         if one not in chosen and not one.owner:
             work.results[one] = f"{_KEPT}{_unclear(one)}: give its name ({one.deployment})."
-    shown = [one for one in named if one in chosen or one in work.results]
     if chosen and confirm and not confirm(_table(session, view, chosen, everyone=everyone)):
         work.results |= dict.fromkeys(chosen, f"{_KEPT}not confirmed.")
     else:
@@ -467,7 +480,7 @@ def delete_seen(
             work.run()
         except KeyboardInterrupt:
             raise EndpointError(_interrupted(work)) from None
-    rows = [_row(work, one) for one in shown]
+    rows = [_row(work, one) for one in sorted(work.results, key=_in_order(named))]
     if name and not named:
         rows = [
             {"kind": kind.label, "name": name, "region": session.region, "result": "was not there"}
@@ -496,6 +509,12 @@ def bill(session: Session, deleted: pd.DataFrame) -> float:
 def remaining(deleted: pd.DataFrame) -> pd.DataFrame:
     """The rows of what `delete` has left."""
     return deleted[~deleted["result"].str.startswith(_DELETED)]
+
+
+def _in_order(found: Sequence[Found]) -> Callable[[Found], int]:
+    """Where something stands in a list; what came later comes last."""
+    places = {one: place for place, one in enumerate(found)}
+    return lambda one: places.get(one, len(places))
 
 
 def _row(work: _Deletion, found: Found) -> dict[str, str]:

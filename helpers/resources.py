@@ -200,7 +200,7 @@ class _EndpointKind(_SageMakerKind):
             status = self.call(session, "describe", EndpointName=found.name)["EndpointStatus"]
             if status == "Deleting":
                 return ASKED
-            if status in _IN_PROGRESS:
+            if status in _IN_PROGRESS or "in-progress" in str(error):  # or it has just ended
                 return BUSY
             raise
 
@@ -620,6 +620,15 @@ def due(session: Session, schedule: Found) -> datetime | None:
             return None
         problem = reason(error)
     raise EndpointError(f"The schedule {schedule.name} cannot be looked at: {problem}")
+
+
+def logs_of(session: Session, endpoint: Found) -> list[Found]:
+    """The log group of an endpoint, if there is one and one may see it."""
+    try:
+        listed = list(LOG_GROUP.listed(session, endpoint.name))
+    except _ERRORS:
+        return []
+    return [replace(one, owner=endpoint.owner) for one in listed if one.deployment == endpoint.name]
 
 
 def tags_of(session: Session, arn: str) -> dict[str, str]:

@@ -152,7 +152,7 @@ def weights(session, participant, *, files=2):
         )
 
 
-def everything(session, participant, *, recipe="llama-3-8b", hours=4.0, scaled=True, count=1):
+def everything(session, participant, *, recipe="llama-3-8b", hours=400.0, scaled=True, count=1):
     """One deployment of every kind, as the workshop makes it; its name."""
     name = resources.name_of(participant, recipe)
     tags = tags_for(participant, recipe=recipe)
