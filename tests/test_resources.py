@@ -276,6 +276,54 @@ def test_a_schedule_is_its_groups(session):
     assert len(found(participant(session, f"{who}-b"))) == 2
 
 
+# --- what the rehearsal's tagging service tells -----------------------------------------------
+
+
+def tagged(session, **filters):
+    client = session.client("resourcegroupstaggingapi")
+    pages = client.get_paginator("get_resources").paginate(
+        TagFilters=[{"Key": "participant", "Values": [session.participant]}],
+        PaginationConfig={"PageSize": 2},
+        **filters,
+    )
+    return sorted(one["ResourceARN"] for page in pages for one in page["ResourceTagMappingList"])
+
+
+def test_get_resources_knows_what_every_service_of_the_rehearsal_has(whole):
+    arn = "arn:aws:{}:us-east-1:123456789012:{}".format
+    name = "inf2-workshop-whole-llama-3-8b"
+    everything = tagged(whole)
+    assert [one for one in everything if ":scalable-target/" not in one] == [
+        arn("logs", f"log-group:/aws/sagemaker/Endpoints/{name}"),
+        arn("sagemaker", f"endpoint-config/{name}"),
+        arn("sagemaker", f"endpoint/{name}"),
+        arn("sagemaker", f"model/{name}"),
+        arn("scheduler", "schedule-group/inf2-workshop-whole"),
+    ]
+    assert len(everything) == 6
+    of_type = tagged(whole, ResourceTypeFilters=["sagemaker:model", "logs"])
+    assert of_type == [everything[i] for i in range(6) if ":model/" in everything[i] or i == 1]
+    assert tagged(whole.in_region("eu-north-1")) == []
+
+
+def test_get_resources_filters_by_key_value_and_arn(whole):
+    client = whole.client("resourcegroupstaggingapi")
+
+    def found(*filters):
+        listed = client.get_resources(TagFilters=[dict(one) for one in filters])
+        return {one["ResourceARN"] for one in listed["ResourceTagMappingList"]}
+
+    whose = {"Key": "participant", "Values": ["whole", "nobody"]}
+    assert len(found(whose)) == 6
+    assert found(whose, {"Key": "recipe"}) == found(whose)
+    assert found(whose, {"Key": "recipe", "Values": ["other"]}) == set()
+    (one, *_) = found(whose)
+    only = client.get_resources(ResourceARNList=[one])["ResourceTagMappingList"]
+    assert [each["ResourceARN"] for each in only] == [one]
+    with pytest.raises(client.exceptions.ClientError, match="NextToken"):
+        client.get_resources(PaginationToken="made up")
+
+
 NAMES = st.from_regex(r"[ab](-?[ab]){0,3}", fullmatch=True)
 CUSTOM = st.from_regex(r"[ab](-?[ab]){0,3}(-llama)?", fullmatch=True)
 
