@@ -404,8 +404,8 @@ class _Objects(Kind):
                     stored = sum(one.get("Size", 0) for one in parts)
                     yield Found(
                         self,
-                        f"s3://{bucket_of(session)}/{folder}",
-                        f"arn:aws:s3:::{bucket_of(session)}/{folder}",
+                        f"s3://{session.bucket}/{folder}",
+                        f"arn:aws:s3:::{session.bucket}/{folder}",
                         session.region,
                         min(one.get("LastModified") or one["Initiated"] for one in parts),
                         f"{len(parts)} {'object' if len(parts) == 1 else 'objects'}, "
@@ -446,7 +446,7 @@ class _Objects(Kind):
 
     def _here(self, session: Session) -> dict[str, str]:
         # Its name can be guessed: it counts only when it is this account's.
-        return {"Bucket": bucket_of(session), "ExpectedBucketOwner": session.account}
+        return {"Bucket": session.bucket, "ExpectedBucketOwner": session.account}
 
     def _folders(self, session: Session) -> Iterator[str]:
         """The folders that hold objects, versions of some, or unfinished uploads."""
@@ -522,11 +522,6 @@ def participant_in(name: str) -> str:
     ends = {f"-{_in_names(recipe)}" for recipe in RECIPES}
     read = {rest.removesuffix(end) for end in ends if rest.endswith(end) and rest != end}
     return read.pop() if len(read) == 1 else ""
-
-
-def bucket_of(session: Session) -> str:
-    """The bucket that weights are copied to."""
-    return session.settings.bucket or f"{PREFIX}-{session.account}-{session.region}"
 
 
 def tags(session: Session, recipe_name: str, *, expires: datetime | None = None) -> dict[str, str]:

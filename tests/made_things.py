@@ -135,7 +135,7 @@ def log_group(session, name, tags=None):
 
 
 def bucket(session):
-    name = resources.bucket_of(session)
+    name = session.bucket
     client = session.client("s3")
     if name not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
         elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": session.region}}
