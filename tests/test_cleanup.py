@@ -505,8 +505,6 @@ def test_an_interrupt_says_what_is_left_and_another_run_deletes_it(
 def crowd(shared, elsewhere):
     """30 participants in four regions, as a workshop in one account has them."""
     sessions = [shared, *elsewhere.values()]
-    for one in sessions:
-        made.scheduler_role(one)
     names = {}
     for number in range(30):
         who, region = f"guest-{number}", sessions[number % 4]
