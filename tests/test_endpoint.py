@@ -276,7 +276,7 @@ def test_without_an_endpoint_it_says_which_notebook_makes_one(session):
     with pytest.raises(EndpointMissing, match="run 03_deploy_endpoint"):
         endpoint.find(session)
     with pytest.raises(EndpointMissing, match="run 03_deploy_endpoint"):
-        endpoint.find(session, "no-such-endpoint")
+        endpoint.find(session, "inf2-workshop-none")
 
 
 def test_the_only_endpoint_is_found_and_so_is_a_named_one(served):
@@ -495,7 +495,7 @@ def test_the_log_ends_with_the_last_lines(served):
 
 
 def test_without_a_log_there_are_no_lines(session):
-    assert endpoint.container_log(session, "no-such-endpoint") == []
+    assert endpoint.container_log(session, "inf2-workshop-none") == []
 
 
 def test_a_log_that_may_not_be_read_says_so(broken):

@@ -75,6 +75,7 @@ class Parts:
         timeline: What happens by itself.
         targets: Services of the JSON protocol, by the prefix of their `X-Amz-Target`.
         state: Where it is kept.
+        tagging: Resource Groups Tagging, over what moto plays and what it does not.
         rights: Who may do what; None lets everyone do everything.
     """
 
@@ -86,6 +87,7 @@ class Parts:
     timeline: Any
     targets: Mapping[str, Any]
     state: State = field(default_factory=lambda: State(None))
+    tagging: Any = None
     rights: Any = None
 
 
@@ -109,6 +111,7 @@ def load(clock: Clock, options: Options) -> Parts:
         pricing,
         quotas,
         schedules,
+        tagging,
     )
     from helpers.rehearsal.container import runtime
 
@@ -157,6 +160,13 @@ def load(clock: Clock, options: Options) -> Parts:
         roles=rights,
     )
     plans.resume()
+    tags = tagging.Tagging(
+        model("resourcegroupstaggingapi"),
+        catalog=sagemaker.catalog,
+        scaling=scaling,
+        services=aws,
+        account=awsjson.ACCOUNT,
+    )
     # What is loaded stays: to look through all of it again would hold up every stream for 0.1 s.
     gc.collect()
     gc.freeze()
@@ -165,6 +175,7 @@ def load(clock: Clock, options: Options) -> Parts:
         runtime=answering,
         services=aws,
         schedules=plans,
+        tagging=tags,
         hub=hub.Hub(gated),
         timeline=timeline,
         targets={service.target_prefix: service for service in in_json},
@@ -245,6 +256,8 @@ class FrontDoor:
         elif request.service == "scheduler":
             answer = await parts.schedules.answer(request)
             self._answer_kept(parts, response, answer, changes=request.method != "GET")
+        elif request.service == "tagging":
+            response.respond(*await parts.tagging.answer(request))
         else:
             response.respond(*await parts.services.answer(request))
 
@@ -361,6 +374,7 @@ def _admit(parts: Parts, request: Request) -> "Signed":
         AwsError: When it is not signed, or not as AWS wants it.
     """
     from helpers.rehearsal import signature
+    from helpers.rehearsal.aws.awsjson import AwsError
 
     told = {"secrets": parts.services.secret, "now": time.time()}
     match = _RUNTIME.fullmatch(request.path)
@@ -370,7 +384,11 @@ def _admit(parts: Parts, request: Request) -> "Signed":
     service = parts.targets[target].signing_name if target in parts.targets else None
     if request.path.startswith("/endpoints/") and request.service != "s3":
         service = "sagemaker"
-    return signature.verify(request, service=service, **told)
+    signed = signature.verify(request, service=service, **told)
+    if signed.expires_s is not None and signed.service != "s3":  # moto takes them for S3's
+        message = f"The rehearsal AWS takes presigned requests to S3 only, not to {signed.service}."
+        raise AwsError("UnknownOperationException", message)
+    return signed
 
 
 def _has_token(request: Request) -> bool:
