@@ -10,7 +10,7 @@ import re
 import socket
 import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -146,6 +146,24 @@ class Session(Voice):
             self._clients[key] = self.boto.client(service, config=Config(**{**defaults, **config}))
         return self._clients[key]
 
+    def in_region(self, region: str) -> "Session":
+        """The same session in another region."""
+        boto = _Boto(region_name=region, endpoint_url=self.boto.endpoint_url)
+        return replace(self, region=region, boto=boto)
+
+    def move_to(self, region: str) -> None:
+        """Go on in another region; the sessions of other notebooks do so too.
+
+        Raises:
+            SettingsError: When it is no region.
+        """
+        if not _REGION.fullmatch(region):
+            raise SettingsError(f"{region!r} is no AWS region: it looks like {DEFAULT_REGION}.")
+        there = self.in_region(region)
+        self.region, self.boto, self._clients = region, there.boto, there._clients
+        self.settings = replace(self.settings, region=region)
+        settings.remember_region(self.settings.state_dir, self.target, region)
+
     def describe(self) -> None:
         """Say where this session works, as whom and for whom."""
         if self.target == "rehearsal":
@@ -221,6 +239,10 @@ class Session(Voice):
             )
         return self._role_of_identity(assumed[1])
 
+    def scheduler_role(self) -> str:
+        """STUB until rights is merged."""
+        return os.environ.get("WORKSHOP_SCHEDULER_ROLE_ARN") or _no_scheduler_role()
+
     def _role_of_identity(self, name: str) -> str:
         try:
             role = self.client("iam").get_role(RoleName=name)["Role"]
@@ -240,6 +262,12 @@ class Session(Voice):
                 "to the ARN of one that it may assume."
             )
         return role["Arn"]
+
+
+def _no_scheduler_role():
+    raise SessionError(
+        "There is no role for EventBridge Scheduler: set WORKSHOP_SCHEDULER_ROLE_ARN."
+    )
 
 
 class _Boto(boto3.Session):

@@ -134,3 +134,13 @@ def _emitters(session):
     if isinstance(kept, dict):  # from 2.27 on it keeps one for each session
         mine = {id(one): one for one in kept.values() if one.session is session.boto}
         yield from (one.sagemaker_client.meta.events for one in mine.values())
+
+
+def let_schedules_delete(session):
+    """Make a role that schedules may act under (until the rehearsal is born with one)."""
+    trust = {"Effect": "Allow", "Principal": {"Service": "scheduler.amazonaws.com"}}
+    statement = {"Version": "2012-10-17", "Statement": [{**trust, "Action": "sts:AssumeRole"}]}
+    role = session.client("iam").create_role(
+        RoleName="test-scheduler", AssumeRolePolicyDocument=json.dumps(statement)
+    )
+    os.environ["WORKSHOP_SCHEDULER_ROLE_ARN"] = role["Role"]["Arn"]

@@ -9,13 +9,14 @@ import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
 
-from helpers import cleanup, endpoint, hub, recipes, resources
+from helpers import cleanup, deployed, endpoint, guard, hub, recipes, resources, waiting
 from helpers.clock import Clock
 from helpers.endpoint import VARIANT
 from helpers.errors import EndpointError, EndpointFailed, EndpointMissing
 from helpers.session import open_session
 
 SMALL = "llama-3-8b"
+LONG_H = 2000  # an hour is a millisecond here
 TOKEN = "hf_ThisTokenMustNotBeSeen"
 NUMBER = count(1)
 
@@ -29,7 +30,9 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(server):
     """One session: its clients, slow to make, serve all participants."""
-    return open_session()
+    here = open_session()
+    rehearsing.let_schedules_delete(here)
+    return here
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def broken(session):
 def served(shared):
     """An endpoint in service that no test changes, and its session."""
     session = replace(shared, participant="served")
-    made = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    made = deploy(session)
     return session, endpoint.wait(session, made)
 
 
@@ -63,6 +66,7 @@ def deploy(session, name=SMALL, *, hf_token=TOKEN, instance_count=1, **env):
         role=session.role(),
         hf_token=hf_token,
         instance_count=instance_count,
+        ttl_h=LONG_H,
     )
 
 
@@ -111,14 +115,14 @@ def test_everything_is_tagged_with_its_participant(served):
             "workshop": "inferentia2",
             "participant": "served",
             "recipe": SMALL,
-            "expires": "never",
+            "expires": guard.expiry(session, made.name).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
 
 def test_a_second_deployment_attaches(served, capsys):
     session, made = served
     before = journal(session)
-    again = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    again = deploy(session)
     assert again.created == made.created
     assert journal(session) == before
     assert "attached to it" in capsys.readouterr().out
@@ -408,7 +412,7 @@ def failed(session, **changes):
     """The post-mortem of an endpoint that SageMaker describes as failed."""
     made = deploy(session)
     described = {**vars(made), "status": "Failed", **changes}
-    return endpoint._post_mortem(session, endpoint.Endpoint(**described))
+    return str(waiting._failure(session, endpoint.Endpoint(**described)))
 
 
 def test_missing_capacity_has_its_own_remedy(session):
@@ -456,7 +460,7 @@ def test_an_endpoint_that_is_being_deleted_is_said(broken):
 def test_an_endpoint_deleted_meanwhile_is_said(session):
     made = endpoint.wait(session, deploy(session))
     resources.delete(session, resources.ENDPOINT, made.name)
-    endpoint._wait_until_gone(session, made.name)
+    deployed.wait_until_gone(session, made.name)
     with pytest.raises(EndpointMissing):
         endpoint.wait(session, made)
 
@@ -523,7 +527,7 @@ def test_one_that_is_still_starting_is_waited_for(session, broken, capsys):
 def test_an_endpoint_that_does_not_go_away_is_said(served):
     session, made = served
     with pytest.raises(EndpointError, match=r"still InService after .*may still bill"):
-        endpoint._wait_while(session, made.name, lambda status: True, 60, 5)
+        deployed._wait_while(session, made.name, lambda status: True, 60, 5)
 
 
 def test_looking_costs_little_time(served):

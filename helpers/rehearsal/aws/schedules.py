@@ -49,6 +49,7 @@ _READING = ("get", "describe", "list", "search", "query")
 # numbers; with these, its 185 attempts just fill its 24 hours.
 _LONGEST_WAIT_S = 480.0
 _LAST_S = 7_258_118_400  # the year 2200, where cron expressions end
+_GROUP = re.compile("/schedule-groups/([0-9a-zA-Z-_.]+)")
 _NO_ROLE = "The execution role you provide must allow AWS EventBridge Scheduler to assume the role."
 
 
@@ -113,6 +114,8 @@ class Schedules:
     # --- what AWS checks and moto does not
 
     async def _check(self, request: Request, now: float) -> None:
+        if match := _GROUP.fullmatch(request.path):
+            await self._check_group(request, match[1])
         name = written_schedule(request)
         if name is None:
             return
@@ -132,6 +135,17 @@ class Schedules:
         self._check_target(given["Target"])
         group = given.get("GroupName", "default")
         await self._check_neighbors(request.region, group, given["Target"]["RoleArn"])
+
+    async def _check_group(self, request: Request, name: str) -> None:
+        """Refuse what moto does wrong: it makes a group anew, and cannot delete one twice."""
+        ask = self._services.ask(_has_group, self._account, request.region, name)
+        there = await wrap_future(ask)
+        if request.method == "POST" and there:
+            message = f"Schedule group {name} already exists."  # [unverified]
+            raise AwsError("ConflictException", message, status=409)
+        if request.method == "DELETE" and not there:
+            message = f"Schedule group {name} does not exist."
+            raise AwsError("ResourceNotFoundException", message, status=404)
 
     def _check_target(self, target: Mapping[str, Any]) -> None:
         match = _TARGET.fullmatch(target["Arn"])
@@ -307,6 +321,12 @@ def _stored(account: str) -> dict[Key, Schedule]:
                 told["Stamp"] = hashlib.sha256(text).hexdigest()[:16]
                 stored[region, group.name, schedule.name] = told
     return stored
+
+
+def _has_group(account: str, region: str, name: str) -> bool:
+    from moto.scheduler.models import scheduler_backends
+
+    return name in scheduler_backends[account][region].schedule_groups
 
 
 def _neighbors(account: str, region: str, group: str, role_arn: str) -> tuple[bool, bool]:
