@@ -1,11 +1,12 @@
 """Deploy: create model, configuration and endpoint with their guard, or attach to what is there.
 
-The order makes every moment safe. What carries the tags of a log comes first, then the schedule
-that deletes the endpoint, then what bills. Whatever ends this process in between, the same call
-again goes on from what AWS itself says is there.
+The order makes every moment safe: the schedule that deletes the endpoint comes first, then its log
+group, then model and configuration, and last what bills. Whatever ends this process in between,
+the same call goes on from what AWS itself says is there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ from helpers import (
 )
 from helpers.contracts import VLLM
 from helpers.deployed import MODEL_FOLDER, Endpoint
-from helpers.errors import CapacityError, EndpointError, QuotaError, WorkshopError
+from helpers.errors import CapacityError, EndpointError, GuardError, QuotaError, WorkshopError
 from helpers.recipes import Recipe
 from helpers.resources import CONFIG, ENDPOINT, MODEL, Kind
 from helpers.session import Session, reason
@@ -111,11 +112,9 @@ def _deploy(
         session.say_measured(f"Endpoint {name} {guard.when(session, due)}")
         return there
     token = None if weights else _token(recipe, hf_token)
-    expires = guard.in_hours(session, ttl_h) if ttl_h else None
+    expires = _guarded(session, name, ttl_h, recipe)
     tags = resources.tags(session, recipe.name, expires=expires)
     container_log.make_group(session, name, tags)
-    if ttl_h:
-        guard.protect(session, name, hours=ttl_h, recipe_name=recipe.name)
     for kind in (CONFIG, MODEL):  # without an endpoint they are leftovers, and cost nothing
         resources.delete(session, kind, name)
     container = _container(image, {**env, **({"HF_TOKEN": token} if token else {})}, weights)
@@ -130,11 +129,22 @@ def _deploy(
     return created
 
 
+def _guarded(session: Session, name: str, ttl_h: float | None, recipe: Recipe) -> datetime | None:
+    """When what is about to be made deletes itself; a schedule of an earlier one counts no more."""
+    if ttl_h is not None:
+        return guard.protect(session, name, hours=ttl_h, recipe_name=recipe.name)
+    with suppress(GuardError):  # who wants no guard need have no rights to one
+        guard.remove(session, name)
+    return None
+
+
 def _kept(session: Session, name: str, ttl_h: float | None, recipe: Recipe) -> datetime | None:
-    """When it deletes itself; made sure of, when it is to."""
-    if ttl_h is None:
+    """When what is there deletes itself; made sure of, when it is to."""
+    if ttl_h is not None:
+        return guard.keep(session, name, hours=ttl_h, recipe_name=recipe.name)
+    with suppress(GuardError):
         return guard.expiry(session, name)
-    return guard.keep(session, name, hours=ttl_h, recipe_name=recipe.name)
+    return None
 
 
 def _refuse_nonsense(

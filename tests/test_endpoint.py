@@ -375,12 +375,12 @@ def test_waiting_says_a_line_at_each_mark_and_what_it_cost(session, capsys):
     assert ready.status == "InService"
     *marks, last = capsys.readouterr().out.splitlines()
     assert marks == [
-        "[rehearsal] Creating, 5 min, $1.30 so far",
-        "[rehearsal] Creating, 10 min, $2.60 so far",
-        "[rehearsal] Creating, 15 min, $3.90 so far",
-        "[rehearsal] Creating, 20 min, $5.19 so far",
-        "[rehearsal] Creating, 25 min, $6.49 so far",
-        "[rehearsal] Creating, 30 min, $7.79 so far",
+        "[rehearsal] Creating, 5 of about 31 min, downloading the weights, $1.30 so far",
+        "[rehearsal] Creating, 10 of about 31 min, downloading the weights, $2.60 so far",
+        "[rehearsal] Creating, 15 of about 31 min, downloading the weights, $3.90 so far",
+        "[rehearsal] Creating, 20 of about 31 min, loading the model, $5.19 so far",
+        "[rehearsal] Creating, 25 of about 31 min, loading the model, $6.49 so far",
+        "[rehearsal] Creating, 30 of about 31 min, loading the model, $7.79 so far",
     ]
     assert re.fullmatch(r"InService after \d+\.\d min, \$\d+\.\d\d so far \[rehearsal\]", last)
     assert ready.cost_so_far(session) > 7
