@@ -367,7 +367,8 @@ def bring_up(
         The endpoint, `InService`.
 
     Raises:
-        CapacityError: When no region has a machine.
+        CapacityError: When no region has a machine, or may have one.
+        QuotaError: When the only one may have none.
         EndpointError: Whatever else keeps it from coming up.
     """
     name = resources.name_of(session.participant, recipe.name)
@@ -387,9 +388,10 @@ def bring_up(
         try:
             return _insist(session, recipe, name, attempts, weights=weights, **given)
         except (CapacityError, QuotaError) as error:
+            if len(order) == 1:
+                raise
             problems.append(f"{region}: {str(error).splitlines()[0]}")
-        if len(order) > 1:
-            undo(session, name)
+        undo(session, name)
     _go(session, order[0])
     raise CapacityError(
         f"No machine for {name}: {' '.join(problems)} Try later, or add a region to regions."

@@ -27,7 +27,7 @@ from helpers.resources import ENDPOINT, KINDS, PREFIX, WORKSHOP
 from helpers.session import Session, in_utc, open_session, reason
 
 DEFAULT_TTL_H = 4.0  # a full pass on AWS takes two hours
-LONGEST_H = 24 * 366.0
+LONGEST_H = 24 * 365 * 20.0  # a fast rehearsal needs many: see `aws_hours`
 TARGET = "arn:{partition}:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 # AWS refuses to delete an endpoint while it is `Creating` or `Updating`, so the schedule has to
 # try for longer than that lasts. These are the most there is ("EventBridge Scheduler API
