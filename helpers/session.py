@@ -45,6 +45,9 @@ STUDIO_METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 PARTICIPANT_LENGTH = 16
 PACKAGES = ("boto3", "sagemaker-core", "huggingface_hub", "pandas", "matplotlib", "gradio")
 DUMMY_HF_TOKEN = "hf_rehearsal"
+# Roles that `iam/template.yaml` makes.
+EXECUTION_ROLE = "inf2-workshop-execution"
+SCHEDULER_ROLE = "inf2-workshop-scheduler"
 
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
@@ -129,6 +132,35 @@ class Session(Voice):
         """The word that stands beside whatever this session says or shows."""
         return self.target
 
+    @property
+    def bucket(self) -> str:
+        """Where weights are kept: WORKSHOP_BUCKET, else the bucket of `iam/template.yaml`."""
+        return self.settings.bucket or f"inf2-workshop-{self.account}-{self.region}"
+
+    def in_region(self, region: str) -> "Session":
+        """The same session elsewhere: target, identity, participant and clock stay.
+
+        Raises:
+            SettingsError: When that is no region.
+        """
+        _check_region(region)
+        if region == self.region:
+            return self
+        boto = _Boto(region_name=region, endpoint_url=self.boto.endpoint_url, like=self.boto)
+        return replace(self, region=region, boto=boto)
+
+    def move_to(self, region: str) -> None:
+        """Go on in another region, with all that use this session; remembered for other notebooks.
+
+        Raises:
+            SettingsError: When that is no region.
+        """
+        there = self.in_region(region)
+        if there is not self:
+            self.settings = replace(self.settings, region=region)
+            self.region, self.boto, self._clients = region, there.boto, there._clients
+            settings.remember_region(self.settings.state_dir, self.target, region)
+
     def client(self, service: str, **config: Any) -> BaseClient:
         """A boto3 client, made once for each service and configuration.
 
@@ -145,24 +177,6 @@ class Session(Voice):
             }
             self._clients[key] = self.boto.client(service, config=Config(**{**defaults, **config}))
         return self._clients[key]
-
-    def in_region(self, region: str) -> "Session":
-        """The same session in another region."""
-        boto = _Boto(region_name=region, endpoint_url=self.boto.endpoint_url)
-        return replace(self, region=region, boto=boto)
-
-    def move_to(self, region: str) -> None:
-        """Go on in another region; the sessions of other notebooks do so too.
-
-        Raises:
-            SettingsError: When it is no region.
-        """
-        if not _REGION.fullmatch(region):
-            raise SettingsError(f"{region!r} is no AWS region: it looks like {DEFAULT_REGION}.")
-        there = self.in_region(region)
-        self.region, self.boto, self._clients = region, there.boto, there._clients
-        self.settings = replace(self.settings, region=region)
-        settings.remember_region(self.settings.state_dir, self.target, region)
 
     def describe(self) -> None:
         """Say where this session works, as whom and for whom."""
@@ -218,19 +232,20 @@ class Session(Voice):
         return frame.rename_axis(index="package")
 
     def role(self, role_arn: str | None = None) -> str:
-        """ARN of the execution role: the one given, else the role this session runs as.
+        """ARN of the execution role: the one given, else the workshop's, else one's own.
+
+        The workshop's is called `inf2-workshop-execution`; one's own is the role that this session
+        runs as.
 
         Raises:
             SessionError: When there is none, or SageMaker may not assume it.
         """
         given = role_arn or self.settings.role_arn
         if given:
-            if not _ROLE_ARN.fullmatch(given):
-                raise SessionError(
-                    f"{given!r} is not the ARN of a role: it looks like "
-                    "arn:aws:iam::123456789012:role/name."
-                )
-            return given
+            return _checked_arn(given)
+        workshops = self._role_named(EXECUTION_ROLE)
+        if workshops and _trusts(workshops, "sagemaker"):
+            return workshops["Arn"]
         assumed = _ASSUMED_ROLE.fullmatch(self.identity)
         if not assumed:
             raise SessionError(
@@ -240,8 +255,42 @@ class Session(Voice):
         return self._role_of_identity(assumed[1])
 
     def scheduler_role(self) -> str:
-        """STUB until rights is merged."""
-        return os.environ.get("WORKSHOP_SCHEDULER_ROLE_ARN") or _no_scheduler_role()
+        """ARN of the role with which EventBridge Scheduler deletes an endpoint whose time is up.
+
+        The one given, else the workshop's (`inf2-workshop-scheduler`), else the execution role
+        when the scheduler may assume it.
+
+        Raises:
+            SessionError: When there is none.
+        """
+        given = self.settings.scheduler_role_arn
+        if given:
+            return _checked_arn(given)
+        workshops = self._role_named(SCHEDULER_ROLE)
+        if workshops and _trusts(workshops, "scheduler"):
+            return workshops["Arn"]
+        with contextlib.suppress(SessionError):
+            execution = self._role_named(self.role().rpartition("/")[2])
+            if execution and _trusts(execution, "scheduler"):
+                return execution["Arn"]
+        raise SessionError(
+            f"There is no role {SCHEDULER_ROLE} in this account that EventBridge Scheduler may "
+            "assume: deploy iam/template.yaml, or set WORKSHOP_SCHEDULER_ROLE_ARN to the ARN of "
+            "such a role."
+        )
+
+    def _role_named(self, name: str) -> dict[str, Any] | None:
+        """A role as IAM describes it; None when it is not there or may not be looked at.
+
+        Raises:
+            SessionError: When the rehearsal has ended.
+        """
+        try:
+            return self.client("iam").get_role(RoleName=name)["Role"]
+        except (ClientError, BotoCoreError) as error:
+            if _rehearsal_has_ended(error):
+                raise SessionError(reason(error)) from None
+            return None
 
     def _role_of_identity(self, name: str) -> str:
         try:
@@ -256,7 +305,7 @@ class Session(Voice):
                 f"The role {name} cannot be read ({reason(error)}): set ROLE_ARN (or "
                 "WORKSHOP_ROLE_ARN) to the ARN of a role that SageMaker may assume."
             ) from None
-        if "sagemaker.amazonaws.com" not in json.dumps(role["AssumeRolePolicyDocument"]):
+        if not _trusts(role, "sagemaker"):
             raise SessionError(
                 f"SageMaker may not assume your role {name}: set ROLE_ARN (or WORKSHOP_ROLE_ARN) "
                 "to the ARN of one that it may assume."
@@ -264,18 +313,37 @@ class Session(Voice):
         return role["Arn"]
 
 
-def _no_scheduler_role():
-    raise SessionError(
-        "There is no role for EventBridge Scheduler: set WORKSHOP_SCHEDULER_ROLE_ARN."
-    )
+def _checked_arn(given: str) -> str:
+    if not _ROLE_ARN.fullmatch(given):
+        raise SessionError(
+            f"{given!r} is not the ARN of a role: it looks like "
+            "arn:aws:iam::123456789012:role/name."
+        )
+    return given
+
+
+def _trusts(role: Mapping[str, Any], service: str) -> bool:
+    """Whether a role's trust policy names a service."""
+    return f"{service}.amazonaws.com" in json.dumps(role["AssumeRolePolicyDocument"])
 
 
 class _Boto(boto3.Session):
-    """Its clients go where it was opened for, whatever the environment says later."""
+    """Its clients go where it was opened for, whatever the environment says later.
 
-    def __init__(self, *, region_name: str, endpoint_url: str | None):
+    Args:
+        region_name: AWS region.
+        endpoint_url: The rehearsal's address, None for AWS.
+        like: Another one, with whose credentials it signs.
+    """
+
+    def __init__(self, *, region_name: str, endpoint_url: str | None, like: "_Boto | None" = None):
         super().__init__(region_name=region_name)
         self.endpoint_url = endpoint_url
+        if like is not None:
+            # The same object: credentials that renew themselves go on doing so.
+            self._session._credentials = like.get_credentials()
+            loader = like._session.get_component("data_loader")  # has read the services' models
+            self._session.register_component("data_loader", loader)
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> BaseClient:
         own = Config()
@@ -300,6 +368,7 @@ def open_session(
     region: str | None = None,
     participant: str | None = None,
     role_arn: str | None = None,
+    identity: str | None = None,
     remember: bool = False,
     environ: MutableMapping[str, str] = os.environ,
 ) -> Session:
@@ -313,6 +382,8 @@ def open_session(
         region: AWS region; the environment's, else the configured one.
         participant: Whose endpoint it is; derived from the identity when left out.
         role_arn: Execution role for endpoints.
+        identity: As whom to act in rehearsal: `participant` (the default), `instructor`, `laptop`
+            (a user instead of a role) or `admin`; `WORKSHOP_IDENTITY` when left out.
         remember: Keep these choices for the sessions of other notebooks; a target that was kept
             before is forgotten when none is given.
         environ: The process environment.
@@ -328,6 +399,7 @@ def open_session(
         region=region,
         participant=participant,
         role_arn=role_arn,
+        identity=identity,
         recall_target=not remember,
     )
     if remember:
@@ -378,7 +450,7 @@ def _rehearse(loaded: Settings, environ: MutableMapping[str, str]) -> "launch.Se
         for name in environ
         if name.startswith(_REMOVED_PREFIXES) and name not in _NOT_REMOVED
     }
-    closed |= launch.credentials()
+    closed |= launch.credentials(loaded.identity)
     closed |= {
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
@@ -424,7 +496,7 @@ def _check_live(boto: boto3.Session) -> None:
         ) from None
     except BotoCoreError as error:
         raise _unknown_identity(error) from None
-    if key == launch.credentials()["AWS_ACCESS_KEY_ID"]:
+    if launch.is_key(key):
         raise SessionError(
             "Target aws, but the AWS credentials are the rehearsal's: unset AWS_ACCESS_KEY_ID, "
             "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN and sign in, or set "
@@ -529,9 +601,13 @@ def _region(loaded: Settings) -> str:
         region = DEFAULT_REGION
     if not region:
         raise SessionError(f"No AWS region: set WORKSHOP_REGION, e.g. to {DEFAULT_REGION}.")
+    _check_region(region)
+    return region
+
+
+def _check_region(region: str) -> None:
     if not _REGION.fullmatch(region):
         raise SettingsError(f"{region!r} is not an AWS region: it looks like {DEFAULT_REGION}.")
-    return region
 
 
 def _identity(boto: boto3.Session) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from helpers.errors import SettingsError
 
 TARGETS = ("rehearsal", "aws")
+IDENTITIES = ("participant", "instructor", "laptop", "admin")  # of the rehearsal
 DEFAULT_SPEED = 60.0  # one second here is one minute there
 CHOICES = ("region", "participant", "role_arn")  # kept for each target
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,10 @@ class Settings:
         target: `rehearsal` (the default: nobody spends money by accident) or `aws`.
         region: AWS region, None to let the target decide.
         participant: Whose endpoint it is, None to derive it from the identity.
-        role_arn: Execution role of the endpoint, None to derive it from the identity.
+        role_arn: Execution role of the endpoint, None to look for it.
+        scheduler_role_arn: Role with which schedules delete endpoints, None to look for it.
+        bucket: Where weights are kept, None for the one that `iam/template.yaml` makes.
+        identity: As whom a rehearsal's sessions act; no matter on AWS.
         endpoint_url: An `AWS_ENDPOINT_URL` the user has set.
         speed: Seconds of AWS time in one real second, rehearsal only.
         root: Root of the repository.
@@ -40,6 +44,9 @@ class Settings:
     region: str | None = None
     participant: str | None = None
     role_arn: str | None = None
+    scheduler_role_arn: str | None = None
+    bucket: str | None = None
+    identity: str = IDENTITIES[0]
     endpoint_url: str | None = None
     speed: float = DEFAULT_SPEED
     root: Path = ROOT
@@ -55,6 +62,7 @@ def load(
     region: str | None = None,
     participant: str | None = None,
     role_arn: str | None = None,
+    identity: str | None = None,
     recall_target: bool = True,
 ) -> Settings:
     """Settings from arguments first, then `WORKSHOP_*`, then what was remembered, then defaults.
@@ -63,11 +71,13 @@ def load(
     without `recall_target`.
 
     Environment: `WORKSHOP_TARGET`, `WORKSHOP_REGION` (after what was remembered also `AWS_REGION`,
-    `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`, `WORKSHOP_SPEED`,
+    `AWS_DEFAULT_REGION`), `WORKSHOP_PARTICIPANT`, `WORKSHOP_ROLE_ARN`,
+    `WORKSHOP_SCHEDULER_ROLE_ARN`, `WORKSHOP_BUCKET`, `WORKSHOP_IDENTITY`, `WORKSHOP_SPEED`,
     `WORKSHOP_RESULTS`, `WORKSHOP_STATE`, `AWS_ENDPOINT_URL`. An empty value counts as absent.
 
     Raises:
-        SettingsError: When the target is unknown or the speed is no positive number.
+        SettingsError: When the target or the identity is unknown, or the speed is no positive
+            number.
     """
 
     def first(*names: str) -> str | None:
@@ -91,6 +101,9 @@ def load(
         or first("AWS_REGION", "AWS_DEFAULT_REGION"),
         participant=participant or first("WORKSHOP_PARTICIPANT") or chosen.get("participant"),
         role_arn=role_arn or first("WORKSHOP_ROLE_ARN") or chosen.get("role_arn"),
+        scheduler_role_arn=first("WORKSHOP_SCHEDULER_ROLE_ARN"),
+        bucket=first("WORKSHOP_BUCKET"),
+        identity=_identity(identity or first("WORKSHOP_IDENTITY")),
         endpoint_url=first("AWS_ENDPOINT_URL"),
         speed=_speed(first("WORKSHOP_SPEED")),
         results_dir=folder("WORKSHOP_RESULTS", Settings.results_dir),
@@ -169,6 +182,15 @@ def _target(value: str) -> str:
             "or `aws`."
         )
     return target
+
+
+def _identity(value: str | None) -> str:
+    identity = (value or Settings.identity).strip().lower()
+    if identity not in IDENTITIES:
+        raise SettingsError(
+            f"Unknown identity {value!r}: set WORKSHOP_IDENTITY to one of {', '.join(IDENTITIES)}."
+        )
+    return identity
 
 
 def _speed(value: str | None) -> float:

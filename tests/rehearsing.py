@@ -139,13 +139,3 @@ def _kept_by_the_sdk(session):
     if not isinstance(kept, dict):
         return []
     return list({id(one): one for one in kept.values() if one.session is session.boto}.values())
-
-
-def let_schedules_delete(session):
-    """Make a role that schedules may act under (until the rehearsal is born with one)."""
-    trust = {"Effect": "Allow", "Principal": {"Service": "scheduler.amazonaws.com"}}
-    statement = {"Version": "2012-10-17", "Statement": [{**trust, "Action": "sts:AssumeRole"}]}
-    role = session.client("iam").create_role(
-        RoleName="test-scheduler", AssumeRolePolicyDocument=json.dumps(statement)
-    )
-    os.environ["WORKSHOP_SCHEDULER_ROLE_ARN"] = role["Role"]["Arn"]

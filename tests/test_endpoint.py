@@ -30,9 +30,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(server):
     """One session: its clients, slow to make, serve all participants."""
-    here = open_session()
-    rehearsing.let_schedules_delete(here)
-    return here
+    return open_session()
 
 
 @pytest.fixture

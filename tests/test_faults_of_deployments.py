@@ -21,9 +21,7 @@ _clients = {}
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     with rehearsing.server(tmp_path_factory.mktemp("faults")):
-        here = open_session()
-        rehearsing.let_schedules_delete(here)
-        yield here
+        yield open_session()
 
 
 def failure(session, name):

@@ -22,9 +22,7 @@ NUMBER = count(1)
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     with rehearsing.server(tmp_path_factory.mktemp("guard")):
-        here = open_session()
-        rehearsing.let_schedules_delete(here)
-        yield here
+        yield open_session()
 
 
 @pytest.fixture

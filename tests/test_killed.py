@@ -70,7 +70,6 @@ def points(calls):
 def shared(tmp_path_factory):
     with rehearsing.server(tmp_path_factory.mktemp("killed"), speed=SPEED):
         here = open_session()
-        rehearsing.let_schedules_delete(here)
         first = participant(here)
         deploy(first)  # imports the SDK and makes its clients
         remove(first)

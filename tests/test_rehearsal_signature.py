@@ -306,7 +306,7 @@ def bearer(credentials=CREDENTIALS, region="eu-west-1", **more):
 
 def verify_token(authorization, now=None):
     now = time.time() if now is None else now
-    return signature.verify_token(authorization, secrets=secrets, now=now)
+    return signature.verify_token(authorization, secrets=secrets, now=now).region
 
 
 def test_a_bearer_token_tells_its_region_until_it_expires():

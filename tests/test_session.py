@@ -67,7 +67,57 @@ def test_a_rehearsal_needs_no_account(rehearsal):
     assert session.participant == "rehearsal"
     assert session.clock.speed == rehearsing.SPEED
     assert session.clock.origin == rehearsal.origin
-    assert session.role() == "arn:aws:iam::123456789012:role/workshop-execution-role"
+    assert session.identity.endswith("assumed-role/inf2-workshop-participant/rehearsal")
+    assert session.role() == "arn:aws:iam::123456789012:role/inf2-workshop-execution"
+    assert session.scheduler_role() == "arn:aws:iam::123456789012:role/inf2-workshop-scheduler"
+    assert session.bucket == "inf2-workshop-123456789012-us-east-1"
+
+
+@pytest.mark.parametrize(
+    ("identity", "arn"),
+    [
+        ("participant", "sts::123456789012:assumed-role/inf2-workshop-participant/rehearsal"),
+        ("instructor", "sts::123456789012:assumed-role/inf2-workshop-instructor/instructor"),
+        ("laptop", "iam::123456789012:user/laptop"),
+        ("admin", "sts::123456789012:assumed-role/workshop-admin/rehearsal"),
+    ],
+)
+def test_a_rehearsal_knows_four_identities(rehearsal, monkeypatch, identity, arn):
+    assert open_session(identity=identity).identity == f"arn:aws:{arn}"
+    sessions.leave_rehearsal()
+    monkeypatch.setenv("WORKSHOP_IDENTITY", identity.upper())
+    session = open_session()
+    assert session.identity == f"arn:aws:{arn}"
+    assert session.role().endswith("role/inf2-workshop-execution")
+
+
+def test_sessions_of_two_identities_do_not_become_each_other(rehearsal):
+    one, other = open_session(), open_session(identity="laptop")
+    for session in (one, other, one.in_region("us-west-2"), other.in_region("us-west-2")):
+        assert session.client("sts").get_caller_identity()["Arn"] == session.identity
+
+
+def test_a_session_goes_to_another_region_as_it_is(rehearsal):
+    here = open_session(participant="anna")
+    there = here.in_region("eu-west-1")
+    assert there.client("sagemaker").meta.region_name == "eu-west-1"
+    assert there.boto.region_name == there.region == "eu-west-1"
+    assert here.client("sagemaker").meta.region_name == here.region == "us-east-1"
+    assert there.bucket == "inf2-workshop-123456789012-eu-west-1"
+    assert (there.participant, there.clock) == ("anna", here.clock)
+    assert there.client("sts").get_caller_identity()["Arn"] == here.identity
+    assert here.in_region("us-east-1") is here
+    with pytest.raises(SettingsError, match="eu-wst"):
+        here.in_region("eu-wst")
+
+
+def test_in_another_region_on_aws_one_stays_on_aws(rehearsal):
+    with mock_aws():
+        real = open_session("aws", region="eu-west-1")
+        open_session("rehearsal")
+        there = real.in_region("us-west-2")
+        assert ".us-west-2." in there.client("sagemaker").meta.endpoint_url
+        assert there.boto.get_credentials() is real.boto.get_credentials()
 
 
 def test_in_rehearsal_plain_boto3_reaches_nothing_real(rehearsal, monkeypatch):
@@ -258,8 +308,9 @@ def test_a_host_that_does_not_resolve_is_not_this_machine(monkeypatch):
     assert not sessions._is_here("nowhere.example.com")
 
 
-def test_aws_with_the_rehearsals_credentials_is_refused(on_aws):
-    on_aws.setenv("AWS_ACCESS_KEY_ID", launch.credentials()["AWS_ACCESS_KEY_ID"])
+@pytest.mark.parametrize("identity", settings.IDENTITIES)
+def test_aws_with_the_rehearsals_credentials_is_refused(on_aws, identity):
+    on_aws.setenv("AWS_ACCESS_KEY_ID", launch.credentials(identity)["AWS_ACCESS_KEY_ID"])
     with pytest.raises(SessionError, match="credentials are the rehearsal's"):
         open_session()
 
@@ -292,6 +343,49 @@ def test_an_iam_user_is_asked_for_a_role(on_aws):
         session.role()
     assert session.role(ROLE_ARN) == ROLE_ARN
     assert open_session(role_arn=ROLE_ARN).role() == ROLE_ARN
+
+
+def create_role(session, name, *services):
+    trust = {
+        "Statement": [{"Principal": {"Service": [f"{one}.amazonaws.com" for one in services]}}]
+    }
+    return session.client("iam").create_role(
+        RoleName=name, AssumeRolePolicyDocument=json.dumps(trust)
+    )["Role"]["Arn"]
+
+
+def test_the_workshops_roles_are_found_by_name(on_aws):
+    as_identity(on_aws, "arn:aws:iam::123456789012:user/anna")
+    session = open_session()
+    untrusting = create_role(session, "inf2-workshop-execution", "lambda")
+    with pytest.raises(SessionError, match="is not a role"):
+        session.role()
+    session.client("iam").delete_role(RoleName="inf2-workshop-execution")
+    assert create_role(session, "inf2-workshop-execution", "sagemaker") == untrusting
+    assert session.role() == untrusting
+    assert open_session(role_arn=ROLE_ARN).role() == ROLE_ARN
+    scheduler = create_role(session, "inf2-workshop-scheduler", "scheduler")
+    assert session.scheduler_role() == scheduler
+    on_aws.setenv("WORKSHOP_SCHEDULER_ROLE_ARN", ROLE_ARN)
+    assert open_session().scheduler_role() == ROLE_ARN
+    on_aws.setenv("WORKSHOP_SCHEDULER_ROLE_ARN", "scheduler")
+    with pytest.raises(SessionError, match="looks like"):
+        open_session().scheduler_role()
+
+
+def test_an_execution_role_that_the_scheduler_trusts_serves_both(on_aws):
+    as_identity(on_aws, "arn:aws:sts::123456789012:assumed-role/execution/SageMaker")
+    session = open_session()
+    with pytest.raises(SessionError, match="deploy iam/template.yaml"):
+        session.scheduler_role()
+    arn = create_role(session, "execution", "sagemaker", "scheduler")
+    assert session.role() == session.scheduler_role() == arn
+
+
+def test_a_bucket_of_ones_own_is_used(on_aws):
+    assert open_session().bucket == "inf2-workshop-123456789012-eu-west-1"
+    on_aws.setenv("WORKSHOP_BUCKET", "mine")
+    assert open_session().bucket == "mine"
 
 
 def test_what_is_no_role_arn_is_refused(on_aws):

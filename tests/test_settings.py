@@ -19,6 +19,14 @@ def test_arguments_win_over_the_environment():
     assert (loaded.target, loaded.region) == ("rehearsal", "us-west-2")
 
 
+def test_an_identity_that_there_is_not_is_refused():
+    assert settings.load({}).identity == "participant"
+    assert settings.load({"WORKSHOP_IDENTITY": "laptop"}).identity == "laptop"
+    assert settings.load({"WORKSHOP_IDENTITY": "laptop"}, identity="admin").identity == "admin"
+    with pytest.raises(SettingsError, match="participant, instructor, laptop, admin"):
+        settings.load({"WORKSHOP_IDENTITY": "root"})
+
+
 def test_the_workshops_region_wins_over_aws_own():
     environ = {"AWS_DEFAULT_REGION": "us-east-2", "AWS_REGION": "us-west-2"}
     assert settings.load(environ).region == "us-west-2"

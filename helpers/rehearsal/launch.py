@@ -63,15 +63,25 @@ class ServerInfo:
     origin: float
 
 
-def credentials() -> dict[str, str]:
-    """Environment variables of the rehearsal's credentials; they open nothing anywhere."""
-    from helpers.rehearsal.aws import services
+def credentials(identity: str = "admin") -> dict[str, str]:
+    """Environment variables of an identity of the rehearsal; they open nothing anywhere.
 
-    return {
-        "AWS_ACCESS_KEY_ID": services.ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": services.SECRET_KEY,
-        "AWS_SESSION_TOKEN": services.SESSION_TOKEN,
-    }
+    Args:
+        identity: `participant`, `instructor`, `laptop` (a user, so without a session token) or
+            `admin`, who may do everything.
+    """
+    from helpers.rehearsal.aws import identities
+
+    one = identities.IDENTITIES[identity]
+    keys = {"AWS_ACCESS_KEY_ID": one.key, "AWS_SECRET_ACCESS_KEY": identities.SECRET_KEY}
+    return keys | ({"AWS_SESSION_TOKEN": one.token} if one.token else {})
+
+
+def is_key(access_key: str | None) -> bool:
+    """Whether an access key is one of the rehearsal's."""
+    from helpers.rehearsal.aws import identities
+
+    return access_key in identities.SECRETS
 
 
 def environment(url: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from helpers.clock import Clock
@@ -21,6 +21,9 @@ from helpers.rehearsal import faults, strictjson
 from helpers.rehearsal.faults import Faults
 from helpers.rehearsal.server import Answer, Request, Response
 from helpers.rehearsal.state import State
+
+if TYPE_CHECKING:
+    from helpers.rehearsal.signature import Signed
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Parts:
         timeline: What happens by itself.
         targets: Services of the JSON protocol, by the prefix of their `X-Amz-Target`.
         state: Where it is kept.
+        rights: Who may do what; None lets everyone do everything.
     """
 
     control: Any
@@ -82,6 +86,7 @@ class Parts:
     timeline: Any
     targets: Mapping[str, Any]
     state: State = field(default_factory=lambda: State(None))
+    rights: Any = None
 
 
 def load(clock: Clock, options: Options) -> Parts:
@@ -96,11 +101,24 @@ def load(clock: Clock, options: Options) -> Parts:
 
     from helpers import recipes
     from helpers.rehearsal import hub
-    from helpers.rehearsal.aws import autoscaling, metrics, pricing, quotas, schedules
+    from helpers.rehearsal.aws import (
+        authorization,
+        autoscaling,
+        metrics,
+        pricing,
+        quotas,
+        schedules,
+    )
     from helpers.rehearsal.container import runtime
 
     timeline = Timeline(clock, changed=options.state.changed)
     limits = quotas.Quotas(timeline, model=model("service-quotas"), faults=options.faults)
+    rights = authorization.Authorizer(
+        lambda: aws.directory,
+        tags=lambda arn: sagemaker.catalog.tags_of(arn),
+        clock=clock.time,
+        account=awsjson.ACCOUNT,
+    )
     sagemaker = control.ControlPlane(
         timeline,
         logs=aws,
@@ -147,6 +165,7 @@ def load(clock: Clock, options: Options) -> Parts:
         timeline=timeline,
         targets={service.target_prefix: service for service in in_json},
         state=options.state,
+        rights=rights,
     )
 
 
@@ -204,11 +223,13 @@ class FrontDoor:
         from helpers.rehearsal.aws.awsjson import AwsError
 
         try:
-            region = _admit(parts, request)
+            signed = _admit(parts, request)
             self._strike(request)
+            _authorize(parts, request, signed)
         except AwsError as error:
             response.respond(*services.refusal(request, error))
             return
+        region = signed.region
         prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
         if request.service == "s3":  # a bucket may be called `endpoints`
             response.respond(*await parts.services.answer(request))
@@ -329,24 +350,47 @@ def _report(failed: Callable[[BaseException], None], loading: asyncio.Future) ->
         failed(loading.exception())
 
 
-def _admit(parts: Parts, request: Request) -> str:
-    """The region for which a request is signed, by header, by query or by bearer token.
+def _admit(parts: Parts, request: Request) -> "Signed":
+    """How a request is signed, by header, by query or by bearer token.
 
     Raises:
         AwsError: When it is not signed, or not as AWS wants it.
     """
     from helpers.rehearsal import signature
 
-    authorization = request.headers.get("authorization", "")
     told = {"secrets": parts.services.secret, "now": time.time()}
     match = _RUNTIME.fullmatch(request.path)
-    if match and match[2].startswith("openai") and authorization[:7].lower() == "bearer ":
-        return signature.verify_token(authorization, **told)
+    if match and match[2].startswith("openai") and _has_token(request):
+        return signature.verify_token(request.headers["authorization"], **told)
     target = request.headers.get("x-amz-target", "").partition(".")[0]
     service = parts.targets[target].signing_name if target in parts.targets else None
     if request.path.startswith("/endpoints/") and request.service != "s3":
         service = "sagemaker"
-    return signature.verify(request, service=service, **told).region
+    return signature.verify(request, service=service, **told)
+
+
+def _has_token(request: Request) -> bool:
+    return request.headers.get("authorization", "")[:7].lower() == "bearer "
+
+
+def _authorize(parts: Parts, request: Request, signed: "Signed") -> None:
+    """Refuse what the signer may not do.
+
+    Raises:
+        AwsError: In AWS's words.
+    """
+    if parts.rights is None:
+        return
+    if signed.service == "s3" or not request.path.startswith("/endpoints/"):
+        parts.rights.check(signed.key, request, service=signed.service, region=signed.region)
+    elif match := _RUNTIME.fullmatch(request.path):
+        parts.rights.check_invocation(
+            signed.key,
+            unquote(match[1]),
+            match[2],
+            region=signed.region,
+            with_token=_has_token(request),
+        )
 
 
 def _operate(parts: Parts, request: Request, prefix: str, operation: str, region: str) -> Answer:

@@ -192,7 +192,7 @@ def verify(request: Request, *, secrets: Secrets, now: float, service: str | Non
     return signed
 
 
-def verify_token(authorization: str, *, secrets: Secrets, now: float) -> str:
+def verify_token(authorization: str, *, secrets: Secrets, now: float) -> Signed:
     """Make sure that a bearer token of the OpenAI route is genuine and has not expired.
 
     The token is a presigned `CallWithBearerToken` request in base64
@@ -204,7 +204,7 @@ def verify_token(authorization: str, *, secrets: Secrets, now: float) -> str:
         now: Real time, in epoch seconds.
 
     Returns:
-        The region that it was made for.
+        How the request inside it is signed: whose key, which region.
 
     Raises:
         AwsError: When it is refused.
@@ -220,7 +220,7 @@ def verify_token(authorization: str, *, secrets: Secrets, now: float) -> str:
     ):
         raise AwsError("UnrecognizedClientException", _INVALID, status=403)
     _check(request, signed, secrets, now)
-    return signed.region
+    return signed
 
 
 def ended(request: Request) -> AwsError:

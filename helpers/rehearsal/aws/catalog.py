@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from helpers.rehearsal.aws.awsjson import ACCOUNT, invalid, timestamp
+from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, invalid, timestamp
 from helpers.rehearsal.aws.paging import Place, check_only_page, page
 
 _PAGE = 10  # MaxResults when a list operation is given none (API reference)
@@ -143,6 +143,13 @@ class Catalog:
         return {f"{kind.member}s": [_summary(resource) for resource in shown], **rest}
 
     # --- tags
+
+    def tags_of(self, arn: str) -> dict[str, str] | None:
+        """The tags of a resource, None when it is not there."""
+        try:
+            return self._by_arn(arn).tags
+        except (AwsError, ValueError):
+            return None
 
     def add_tags(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         """Answer AddTags."""

@@ -26,8 +26,8 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 from helpers import hub
-from helpers.rehearsal.aws import mends
-from helpers.rehearsal.aws.awsjson import AwsError
+from helpers.rehearsal.aws import identities, mends, principals
+from helpers.rehearsal.aws.awsjson import REGION, AwsError
 from helpers.rehearsal.aws.writeahead import WriteAhead
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
 from helpers.rehearsal.server import Answer, Request
@@ -35,28 +35,12 @@ from helpers.rehearsal.state import KEPT_TOKEN
 
 log = logging.getLogger(__name__)
 
-ROLE = "workshop-execution-role"
-SESSION = "rehearsal"
-# Right in form (20 capitals and digits, ASIA for temporary), so that every SDK takes them, and
-# plainly no secret.
-ACCESS_KEY = "ASIAREHEARSAL0000000"
-SECRET_KEY = "rehearsal-secret-that-opens-nothing"
-SESSION_TOKEN = "rehearsal-token-that-opens-nothing"
+ROLE = identities.ROLE
+# Of the administrator, whom nothing is denied.
+ACCESS_KEY = identities.IDENTITIES["admin"].key
+SECRET_KEY = identities.SECRET_KEY
+SESSION_TOKEN = identities.SESSION_TOKEN
 
-_TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "sagemaker.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
-}
-_EVERYTHING = {
-    "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Action": "sagemaker:*", "Resource": "*"}],
-}
 # moto's own doors: its reset would empty the account, its metadata service hand out credentials.
 _CLOSED = ("/moto-api", "/latest/", "/favicon.ico")
 # By the name they sign with. moto plays many more, some with made-up successes.
@@ -70,7 +54,6 @@ OFFERED = (
     "sts",
     "tagging",
 )
-_OWN_SECRETS = {ACCESS_KEY: (SECRET_KEY, SESSION_TOKEN)}
 _SEEDED_S = 1_700_000_000.0  # the account is older than any rehearsal
 # How the names of operations begin that change nothing.
 _READING = ("Get", "List", "Describe", "Head", "Lookup", "Search", "Filter", "Simulate", "Test")
@@ -105,7 +88,8 @@ class Services:
         self._account = account
         self._clock = clock
         self._journal = WriteAhead(journal)
-        self._secrets: dict[str, tuple[str, str | None]] = _OWN_SECRETS
+        self._directory = principals.Directory()
+        self._secrets: dict[str, tuple[str, str | None]] = identities.SECRETS
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="moto")
         self._app: Any = None
         self._ready = self._thread.submit(self._open)
@@ -160,6 +144,11 @@ class Services:
         """
         self._thread.submit(self._do, "put_metrics", [region, namespace, data], keep=False)
 
+    @property
+    def directory(self) -> principals.Directory:
+        """Who there is in the account, and what their policies say."""
+        return self._directory
+
     def secret(self, access_key: str) -> tuple[str, str | None] | None:
         """Secret and session token of an access key; None when nobody was given it."""
         return self._secrets.get(access_key)
@@ -180,33 +169,13 @@ class Services:
         mends.mend_cloudwatch()
         self._app = DomainDispatcherApplication(create_backend_app)
         with _moment(_SEEDED_S, 0):
-            self._seed()
+            identities.seed(self._account, REGION)
         for change in self._journal.replay():
             try:
                 self._carry_out(**change)
             except Exception:
                 log.exception("A change in the journal could not be carried out again.")
-
-    def _seed(self) -> None:
-        from moto.iam.models import iam_backends
-        from moto.sts.models import AssumedRole, sts_backends
-
-        iam = iam_backends[self._account]["aws"]
-        role = iam.create_role(ROLE, json.dumps(_TRUST), "/", None, "rehearsal", [], "3600")
-        policy = iam.create_policy("rehearsal", "/", json.dumps(_EVERYTHING), "WorkshopAccess", [])
-        iam.attach_role_policy(policy.arn, role.name)
-        key = SimpleNamespace(access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY)
-        assumed = AssumedRole(
-            account_id=self._account,
-            region_name="us-east-1",
-            access_key=key,
-            role_session_name=SESSION,
-            role_arn=role.arn,
-            policy=None,
-            duration=3600,
-            external_id=None,
-        )
-        sts_backends[self._account]["aws"].assumed_roles.append(assumed)
+        self._learn()
 
     def _do(self, what: str, given: list[Any], *, keep: bool = True) -> None:
         """Carry out a change and keep it."""
@@ -244,9 +213,14 @@ class Services:
     def _after(self, request: Request) -> None:
         """What moto leaves out."""
         if request.service in ("iam", "sts"):
-            self._learn_secrets()
+            self._learn()
         elif request.service == "scheduler" and written_schedule(request):
             self._complete_schedule(request)
+
+    def _learn(self) -> None:
+        """Who there is now, and which keys they have."""
+        self._directory = principals.read(self._account)
+        self._learn_secrets()
 
     def _learn_secrets(self) -> None:
         from moto.iam.models import iam_backends
@@ -260,7 +234,7 @@ class Services:
         for account in sts_backends.values():
             for role in account["aws"].assumed_roles:
                 known[role.access_key_id] = (role.secret_access_key, role.session_token)
-        self._secrets = known | _OWN_SECRETS
+        self._secrets = known | identities.SECRETS
 
     def _complete_schedule(self, request: Request) -> None:
         """What is left out has its default, also in UpdateSchedule: it replaces all there was."""

@@ -1,0 +1,180 @@
+"""Whether who has signed a request may do what it asks for, and how AWS refuses it otherwise.
+
+Evaluated are the policies of users, groups and roles, permissions boundaries and session policies.
+Not evaluated: policies of resources, such as a bucket's, and those of an organization.
+
+Words: "because no identity-based policy allows" in philschmid/cdk-samples issue 2 and, without a
+resource for an action that knows none, ACloudGuru's sandbox (2023-11); "with an explicit deny in"
+in aws/amazon-sagemaker-feedback issue 193; quotes around S3's ARNs as in its user guide,
+"Troubleshoot access denied (403 Forbidden) errors".
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+from helpers.rehearsal.aws import actions
+from helpers.rehearsal.aws.actions import ANY, RESOURCE_TAG, Ask, Place
+from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError
+from helpers.rehearsal.aws.policies import Context, Decision
+from helpers.rehearsal.aws.principals import Directory, Principal, Verdict
+from helpers.rehearsal.server import Request
+
+# Same for all requests; the rehearsal is on loopback, where AWS would insist on TLS.
+_ALWAYS = {
+    "aws:securetransport": ("true",),
+    "aws:viaawsservice": ("false",),
+    "aws:principalisawsservice": ("false",),
+    "aws:sourceip": ("127.0.0.1",),
+}
+_MOST_KEPT = 10_000
+
+
+class Authorizer:
+    """Judges requests by the policies of who has signed them.
+
+    Args:
+        directory: Who there is, now.
+        tags: The tags of a SageMaker resource, by ARN; None for one that is not there.
+        clock: AWS time, in epoch seconds.
+        account: Twelve digits.
+    """
+
+    def __init__(
+        self,
+        directory: Callable[[], Directory],
+        *,
+        tags: Callable[[str], Mapping[str, str] | None] = lambda arn: None,
+        clock: Callable[[], float] = time.time,
+        account: str = ACCOUNT,
+    ):
+        self._directory = directory
+        self._tags = tags
+        self._clock = clock
+        self._account = account
+        self._seen: Directory | None = None
+        self._allowed: set[tuple[str, str, str]] = set()  # by key: always, whatever the context
+
+    def check(self, key: str, request: Request, *, service: str, region: str) -> None:
+        """Refuse a request to any service but the runtime that its signer may not send.
+
+        Args:
+            key: The access key that it is signed with.
+            request: As it was received.
+            service: What it is signed for.
+            region: Of its signature.
+
+        Raises:
+            AwsError: When it is refused.
+        """
+        directory = self._directory()
+        who = directory.keys.get(key)
+        place = Place(region, self._account, directory.entities, who.entity_arn if who else "")
+        code, status = _error_of(request, service)
+        for ask in actions.asked(request, service, place):
+            may = self._is_allowed(key, ask, region)
+            if may and ask.action == "sts:AssumeRole":
+                may = directory.may_assume(who, ask.resource)
+            if not may:
+                raise AwsError(code, self._words(key, ask, region), status=status)
+
+    def check_invocation(
+        self, key: str, name: str, door: str, *, region: str, with_token: bool
+    ) -> None:
+        """Refuse an invocation that its signer may not send; see `actions.invocation`.
+
+        Raises:
+            AwsError: When it is refused.
+        """
+        place = Place(region, self._account)
+        for ask in actions.invocation(name, door, place, with_token=with_token):
+            if not self._is_allowed(key, ask, region):
+                message = self._words(key, ask, region)
+                raise AwsError("AccessDeniedException", message, status=403)
+
+    # --- roles that services act with
+
+    def trusts(self, role_arn: str, service: str) -> bool:
+        """Whether a role exists and lets a service assume it, e.g. `sagemaker`."""
+        return self._directory().trusts(role_arn, service)
+
+    def allows(self, role_arn: str, ask: Ask, *, region: str) -> bool:
+        """Whether a role may do something; False when there is no such role."""
+        who = self._directory().entities.get(role_arn)
+        return who is not None and _is_yes(self._verdict(who, ask, region))
+
+    def problem(self, role_arn: str, session: str, asks: Iterable[Ask], *, region: str) -> str:
+        """What AWS says when a service acts with a role that may not do all of this; else empty."""
+        who = self._directory().session(role_arn, session)
+        if who is None:
+            return f"The role {role_arn} cannot be assumed."
+        for ask in asks:
+            verdict = self._verdict(who, ask, region)
+            if not _is_yes(verdict):
+                return words(who.arn, ask, verdict)
+        return ""
+
+    # --- decisions
+
+    def _is_allowed(self, key: str, ask: Ask, region: str) -> bool:
+        directory = self._directory()
+        if directory is not self._seen or len(self._allowed) > _MOST_KEPT:
+            self._seen, self._allowed = directory, set()
+        if (key, ask.action, ask.resource) in self._allowed:
+            return True
+        who = directory.keys.get(key)
+        if who is None or not _is_yes(self._verdict(who, ask, region)):
+            return False
+        if who.keys(ask.action) <= who.values.keys():  # whatever else the request says
+            self._allowed.add((key, ask.action, ask.resource))
+        return True
+
+    def _verdict(self, who: Principal, ask: Ask, region: str) -> Verdict:
+        asked = who.keys(ask.action)
+        values = {**_ALWAYS, **self._now(), "aws:requestedregion": (region,)}
+        values |= {"aws:resourceaccount": (self._account,), **who.values, **ask.values}
+        has_tags = False
+        if any(key.startswith(RESOURCE_TAG) for key in asked):
+            tags = self._tags(ask.resource) if ask.resource.startswith("arn:") else None
+            has_tags = ask.action.startswith("sagemaker:")
+            values |= {f"{RESOURCE_TAG}{key.lower()}": (tags[key],) for key in tags or {}}
+
+        def knows(key: str) -> bool:
+            return actions.knows(key) or (has_tags and key.startswith(RESOURCE_TAG))
+
+        return who.judge(ask.action, ask.resource, Context(values, knows))
+
+    def _now(self) -> dict[str, tuple[str, ...]]:
+        now = self._clock()
+        text = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"aws:epochtime": (f"{now:.0f}",), "aws:currenttime": (text,)}
+
+    def _words(self, key: str, ask: Ask, region: str) -> str:
+        who = self._directory().keys.get(key)
+        if who is None:  # its user or role has been deleted since
+            return "The user or role of these keys is no longer there."
+        return words(who.arn, ask, self._verdict(who, ask, region))
+
+
+def _error_of(request: Request, service: str) -> tuple[str, int]:
+    """Code and status of a refusal, by protocol."""
+    if "x-amz-target" in request.headers:
+        return "AccessDeniedException", 400
+    return ("AccessDeniedException" if service == "scheduler" else "AccessDenied"), 403
+
+
+def _is_yes(verdict: Verdict) -> bool:
+    return verdict.decision is Decision.ALLOWED
+
+
+def words(arn: str, ask: Ask, verdict: Verdict) -> str:
+    """How AWS says that someone may not do something."""
+    resource = f'"{ask.resource}"' if ask.action.startswith("s3:") else ask.resource
+    on = "" if ask.resource == ANY else f" on resource: {resource}"
+    start = f"User: {arn} is not authorized to perform: {ask.action}{on}"
+    if ask.action == "sts:AssumeRole":  # whichever side refuses
+        return start
+    if verdict.decision is Decision.EXPLICIT_DENY:
+        article = "an" if verdict.kind[0] in "aeiou" else "a"
+        return f"{start} with an explicit deny in {article} {verdict.kind}"
+    return f"{start} because no {verdict.kind} allows the {ask.action} action"
