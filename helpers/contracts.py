@@ -6,7 +6,7 @@ From `awslabs/llm-hosting-container`, `huggingface/optimum-neuron` (tags v0.0.22
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -56,6 +56,8 @@ class Contract:
         refuses_input_length: Fails when `MAX_INPUT_LENGTH` is set [read in the code, not run].
         batch_refusal: Words for a router that sends more than the model's static batch.
         cache_refusal: Words for a cache miss.
+        checkpoint_copies: How often the weights lie on the disk: 0.0.22 and 0.0.23 save a copy of
+            the checkpoint beside what they download.
     """
 
     framework: str
@@ -77,6 +79,7 @@ class Contract:
     refuses_input_length: bool = False
     batch_refusal: str = ""
     cache_refusal: str = ""
+    checkpoint_copies: int = 1
 
 
 _EXACT_MISS = (
@@ -148,6 +151,7 @@ def _vllm(version: str, prefix: str, sdk: str) -> Contract:
 
 
 _FLAG = {"messages_flag": True}
+_COPIES = {"checkpoint_copies": 2}
 _AT_LEAST = {"cache_match": "at least", "cache_refusal": _COMPATIBLE_MISS}
 
 CONTRACTS: dict[tuple[str, str], Contract] = {
@@ -162,9 +166,18 @@ CONTRACTS: dict[tuple[str, str], Contract] = {
             batch_variable="HF_BATCH_SIZE",
             length_variable="HF_SEQUENCE_LENGTH",
             batch_refusal=_BATCH_0_0_22,
-            messages_flag=True,
+            **_FLAG,
+            **_COPIES,
         ),
-        _tgi("0.0.23", "2.1.2-optimum0.0.23", "TGI 2.0.2", "2.13.66.0", "tgi-2.0.2", **_FLAG),
+        _tgi(
+            "0.0.23",
+            "2.1.2-optimum0.0.23",
+            "TGI 2.0.2",
+            "2.13.66.0",
+            "tgi-2.0.2",
+            **_FLAG,
+            **_COPIES,
+        ),
         _tgi("0.0.24", "2.1.2-optimum0.0.24", "TGI 2.1.1", "2.14.227.0", "tgi-2.1.1", **_FLAG),
         _tgi("0.0.25", "2.1.2-optimum0.0.25", "TGI 2.1.1", "2.15.128.0", "tgi-2.1.1", **_FLAG),
         _tgi("0.0.27", "2.1.2-optimum0.0.27", "TGI 3.0.0", "2.15.143.0", "tgi-3"),
@@ -205,6 +218,7 @@ class CacheEntry:
         compilers: Compiler versions it counts for: an artifact belongs to one version.
         source: Where the entry stands.
         assumed: True when it is not listed where we could read it.
+        versions: Container versions it counts for; empty: all that have the compiler.
     """
 
     model_id: str
@@ -215,6 +229,12 @@ class CacheEntry:
     compilers: tuple[str, ...]
     source: str
     assumed: bool = False
+    versions: tuple[str, ...] = ()
+
+    def counts_for(self, contract: Contract) -> bool:
+        """Whether a container of this contract can load it."""
+        listed = not self.versions or contract.version in self.versions
+        return listed and contract.compiler in self.compilers
 
 
 _SINCE_AUTUMN_2024 = ("2.15.128.0", "2.15.143.0", "2.17.194.0", "2.19.8089.0")
@@ -390,7 +410,7 @@ def shape(contract: Contract, env: Mapping[str, str]) -> Shape:
         ContainerError: When a number in the environment is none.
     """
     asked = _asked(contract, env)
-    entry = _pick(contract, asked)
+    entry = pick(contract, asked)
     free = contract.cache_match != "exact" and entry is not None
     # 1 and 2048: `optimum-cli neuron serve` when neither environment nor cache decides.
     batch_size = (entry.batch_size if free else asked.batch_size) or 1
@@ -417,7 +437,9 @@ def shape(contract: Contract, env: Mapping[str, str]) -> Shape:
     )
 
 
-def check(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> list[Violation]:
+def check(
+    contract: Contract, env: Mapping[str, str], *, instance_type: str, cache: bool = True
+) -> list[Violation]:
     """What the container would die of, in the order in which it would; empty when it starts.
 
     The first one is what its log ends with, the others would come next.
@@ -426,6 +448,7 @@ def check(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> 
         contract: The container version's contract.
         env: Its environment, `HF_TOKEN` included when there is one.
         instance_type: SageMaker instance type, e.g. `ml.inf2.48xlarge`.
+        cache: Whether to look into `CACHE`; a miss is left out when False.
     """
     violations = [
         Violation(words, f"Set {variable}.")
@@ -437,12 +460,12 @@ def check(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> 
     violations = _bad_numbers(contract, env)
     if violations:
         return violations
-    asked, served = _asked(contract, env), shape(contract, env)
+    wanted, served = _asked(contract, env), shape(contract, env)
     return [
         *_launcher(contract, env, served),
         *_download(env, served),
-        *_hardware(contract, asked, instance_type),
-        *_cache(contract, asked, env, instance_type),
+        *_hardware(contract, wanted, instance_type),
+        *(_cache(contract, wanted, env, instance_type) if cache else ()),
         *_batch(contract, env, served),
     ]
 
@@ -474,9 +497,12 @@ def describe(contract: Contract, env: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["property", "value", "read from"]).set_index("property")
 
 
+SHAPE = ("batch_size", "sequence_length", "num_cores", "auto_cast_type")
+
+
 @dataclass(frozen=True)
-class _Asked:
-    """What the environment asks for; None where it leaves the choice to the container."""
+class Asked:
+    """What an environment asks for; None where it leaves the choice to the container."""
 
     model_id: str | None
     batch_size: int | None
@@ -485,11 +511,27 @@ class _Asked:
     auto_cast_type: str | None
 
 
-def _asked(contract: Contract, env: Mapping[str, str]) -> _Asked:
+def looked_for(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> Asked:
+    """What a container looks for in the Neuron cache, its defaults filled in.
+
+    Raises:
+        ContainerError: When a number in the environment is none.
+    """
+    return _on(_asked(contract, env), contract, instance_type)
+
+
+def _on(wanted: Asked, contract: Contract, instance_type: str) -> Asked:
+    """The same with the cores of the instance, where the container takes all there are."""
+    if contract.cache_match != "exact" or wanted.num_cores:
+        return wanted
+    return replace(wanted, num_cores=_cores(instance_type))
+
+
+def _asked(contract: Contract, env: Mapping[str, str]) -> Asked:
     cast = env.get("HF_AUTO_CAST_TYPE") if contract.framework == TGI else None
     if contract.cache_match == "exact" or contract.framework == VLLM:
         cast = cast or _CONFIG_DTYPE
-    return _Asked(
+    return Asked(
         model_id=env.get(contract.model_variable) or None,
         batch_size=_number(env, contract.batch_variable)
         or (contract.default_batch_size if contract.cache_match == "exact" else None),
@@ -563,7 +605,7 @@ def _download(env: Mapping[str, str], served: Shape) -> Iterator[Violation]:
         )
 
 
-def _hardware(contract: Contract, asked: _Asked, instance_type: str) -> Iterator[Violation]:
+def _hardware(contract: Contract, asked: Asked, instance_type: str) -> Iterator[Violation]:
     if not re.match(r"ml\.(inf2|trn)", instance_type):
         yield Violation(
             "No neuron cores detected on the host.",
@@ -584,18 +626,17 @@ def _cores(instance_type: str) -> int | None:
 
 
 def _cache(
-    contract: Contract, asked: _Asked, env: Mapping[str, str], instance_type: str
+    contract: Contract, asked: Asked, env: Mapping[str, str], instance_type: str
 ) -> Iterator[Violation]:
-    cores = asked.num_cores or _cores(instance_type)  # absent: all of the instance's
-    wanted = replace(asked, num_cores=cores) if contract.cache_match == "exact" else asked
-    if _pick(contract, wanted, available=_cores(instance_type)):
+    wanted = _on(asked, contract, instance_type)
+    if pick(contract, wanted, instance_type=instance_type):
         return
     config = {
         "auto_cast_type": asked.auto_cast_type,
         "batch_size": asked.batch_size,
         "compiler_type": "neuronx-cc",
         "compiler_version": contract.compiler,
-        "num_cores": cores,
+        "num_cores": asked.num_cores or _cores(instance_type),
         "sequence_length": asked.sequence_length,
         "task": "text-generation",
     }
@@ -617,7 +658,7 @@ def _cache(
     )
 
 
-def _cache_remedy(contract: Contract, asked: _Asked) -> str:
+def _cache_remedy(contract: Contract, asked: Asked) -> str:
     cached = [entry for entry in CACHE if entry.model_id == asked.model_id]
     here = [entry for entry in cached if contract.compiler in entry.compilers]
     if not cached:
@@ -655,22 +696,28 @@ def _batch(contract: Contract, env: Mapping[str, str], served: Shape) -> Iterato
         )
 
 
-def _pick(contract: Contract, asked: _Asked, available: int | None = None) -> CacheEntry | None:
-    """The cache entry the container takes, None on a miss."""
-    at_least = contract.cache_match == "at least"
+def pick(
+    contract: Contract,
+    asked: Asked,
+    *,
+    instance_type: str | None = None,
+    entries: Iterable[CacheEntry] = CACHE,
+) -> CacheEntry | None:
+    """The cache entry a container takes, None on a miss.
 
-    def fits(wanted: int | None, cached: int) -> bool:
-        return wanted is None or (cached >= wanted if at_least else cached == wanted)
-
+    Args:
+        contract: The container version's contract.
+        asked: What it looks for.
+        instance_type: Leaves out what needs more Neuron cores than it has.
+        entries: The Neuron cache.
+    """
+    available = _cores(instance_type) if instance_type else None
     candidates = [
         entry
-        for entry in CACHE
+        for entry in entries
         if entry.model_id == asked.model_id
-        and contract.compiler in entry.compilers
-        and fits(asked.batch_size, entry.batch_size)
-        and fits(asked.sequence_length, entry.sequence_length)
-        and fits(asked.num_cores, entry.num_cores)
-        and asked.auto_cast_type in (None, entry.auto_cast_type)
+        and entry.counts_for(contract)
+        and not differing(contract, asked, entry)
         and (available is None or entry.num_cores <= available)
     ]
     return max(
@@ -678,3 +725,16 @@ def _pick(contract: Contract, asked: _Asked, available: int | None = None) -> Ca
         key=lambda e: (e.num_cores, e.batch_size, e.sequence_length),
         default=None,
     )
+
+
+def differing(contract: Contract, asked: Asked, entry: CacheEntry) -> tuple[str, ...]:
+    """Names of the properties (`SHAPE`) in which an entry does not fit what is asked for."""
+    at_least = contract.cache_match == "at least"
+
+    def fits(name: str) -> bool:
+        wanted, cached = getattr(asked, name), getattr(entry, name)
+        if wanted is None or cached == wanted:
+            return True
+        return at_least and name != "auto_cast_type" and cached > wanted
+
+    return tuple(name for name in SHAPE if not fits(name))

@@ -17,7 +17,7 @@ import pandas as pd
 
 from helpers import costs, hub
 
-_NOTES = "/work/shared/sdk-and-aws.md (2026-08)"
+_NOTES = "collected from issues and forums, sdk-and-aws.md of the project (2026-08)"
 _CONTRACTS = "helpers/contracts.py, read in the containers' sources (2026-08)"
 # What stands in a remedy when neither the text nor the caller says it.
 _UNSAID = {
@@ -36,8 +36,7 @@ class Symptom:
 
     Attributes:
         name: Two or three words for it.
-        pattern: Regular expression of the words people see, without regard to capitals. Its named
-            groups are facts.
+        pattern: Regular expression of the words people see, without regard to capitals.
         cause: What they mean, in a sentence. In `SYMPTOMS` it may hold facts in braces; in what
             `recognize` and `table` give they are filled in.
         remedy: What helps, in a sentence, likewise.
@@ -51,8 +50,13 @@ class Symptom:
     source: str
 
 
-_MODEL = r"(?<![\w.-])(?P<model_id>[\w.-]{1,96}/[\w.-]{0,96}\w)"
-_INSTANCE = r"(?P<instance_type>ml\.[a-z0-9-]+\.[a-z0-9]+)"
+# What a text says by itself, the first such place of each.
+_MODEL = r"(?<![\w.-])[\w.-]{1,96}/[\w.-]{0,96}\w"
+_FACTS = {
+    "instance_type": r"\b(ml\.[a-z0-9-]{1,30}\.[a-z0-9]{1,30})\b",
+    "model_id": rf"(?:Access to model|cached version found for) ({_MODEL})|({_MODEL}) is gated",
+    "uri": r"(s3://[^\s\"']{0,1000}[^\s\"'.,])",
+}
 
 # The first that fits is the one: what a container says of itself before what SageMaker says of it,
 # and a guess from an everyday word last.
@@ -60,12 +64,12 @@ SYMPTOMS: tuple[Symptom, ...] = (
     # --- a container's last words
     Symptom(
         "license not accepted",
-        rf"Access to model {_MODEL} is restricted and you are not in the authorized list"
+        r"is restricted and you are not in the authorized list"
         r"|403 Client Error",
         "The token's owner has not accepted the license of the model, or waits for the grant.",
         "Check the token and its license: accept it at https://huggingface.co/{model_id} as the "
         "token's owner and wait for the grant.",
-        "the Hub's answer (2026-11); /work/shared/container-contracts.md",
+        "the Hub's answer (2026-11)",
     ),
     Symptom(
         "token refused",
@@ -76,16 +80,16 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "gated model",
-        rf"Access to model {_MODEL} is restricted|Cannot access gated repo|401 Client Error"
-        rf"|{_MODEL.replace('model_id', 'gated_id')} is gated",
+        rf"Access to model .{{1,200}} is restricted|Cannot access gated repo|401 Client Error"
+        rf"|{_MODEL} is gated",
         "The model is gated and the container had no Hugging Face token.",
         "Check the token and its license: accept it at https://huggingface.co/{model_id} and set "
         "HF_TOKEN, or copy the weights to S3 with helpers.weights and deploy from there.",
-        "/work/shared/container-contracts.md (2026-08)",
+        _CONTRACTS,
     ),
     Symptom(
         "cache miss",
-        rf"No cached version found for {_MODEL}|No compatible neuron config found",
+        r"No cached version found for |No compatible neuron config found",
         "The Neuron cache holds no model compiled for this shape and container, and a cache miss "
         "never compiles: the container exits.",
         "Ask for a shape that is cached for this container: notebook 03 lists them, and "
@@ -163,11 +167,12 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The weights do not fit on the disk: inf2 has none of its own, and TGI 0.0.22 and 0.0.23 "
         "keep a second copy of them.",
         "Set volume_gb to 512.",
-        "/work/shared/container-contracts.md (2026-08)",
+        _CONTRACTS,
     ),
     Symptom(
         "file of the model missing",
-        r"does not appear to have a file named|No such file or directory: '/opt/ml/model"
+        r"does not appear to have a file named|Can't load tokenizer for '/opt"
+        r"|No such file or directory: '/opt/ml/model"
         r"|Error no file named .{0,200} found in directory",
         "A file of the model is not where its weights are loaded from.",
         "Copy the model to S3 again with `python -m helpers.weights` (what is there is skipped), "
@@ -177,7 +182,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     # --- what AWS refuses
     Symptom(
         "no quota",
-        rf"account-level service limit '{_INSTANCE} for endpoint usage' is 0 ",
+        r"account-level service limit '.{1,80} for endpoint usage' is 0 ",
         "The account may have no {instance_type} endpoint in {region}: many accounts start at 0.",
         "Request {quota_code} in Service Quotas (service code sagemaker) in {region}, a day or "
         "more before the workshop, or choose another region or instance.",
@@ -185,7 +190,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "quota used up",
-        rf"account-level service limit '{_INSTANCE} for endpoint usage' is |ResourceLimitExceeded",
+        r"account-level service limit '.{1,80} for endpoint usage' is |ResourceLimitExceeded",
         "All instances of {instance_type} that the account may have in {region} are in use.",
         "Delete an endpoint that nobody needs (08_clean_up), or request more of {quota_code} in "
         "Service Quotas (service code sagemaker) in {region}.",
@@ -219,7 +224,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "weights not found",
-        r"Could not find model data at (?P<uri>s3://[^\s\"']+[^\s\"'.])",
+        r"Could not find model data at s3:",
         "Nothing lies at {uri}.",
         "Copy the weights there with `python -m helpers.weights` and deploy from the address that "
         "it prints; ModelBuilder makes up an address (aws/sagemaker-python-sdk issue 5588): use "
@@ -228,11 +233,20 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "weights not readable",
-        r"Could not access model data at (?P<uri>s3://[^\s\"']+[^\s\"'.])",
+        r"Could not access model data at s3:",
         "The execution role may not read {uri}, or the bucket is in another region.",
         "Give the execution role s3:GetObject and s3:ListBucket for it (iam/execution.json), and "
         "use a bucket in {region}.",
         "philschmid/llm-sagemaker-sample issue 2 (2023-10)",
+    ),
+    Symptom(
+        "weights not downloaded",
+        r"Failed to download model data for container",
+        "SageMaker could not copy {uri} to the instance: it is gone, not readable for the "
+        "execution role, or larger than the time for it allows.",
+        "Look whether it is there (`python -m helpers.weights` copies what is missing), and give "
+        "ModelDataDownloadTimeoutInSeconds 3600.",
+        "fraud-detection-using-machine-learning issue 9 (2021-03)",
     ),
     Symptom(
         "role not assumable",
@@ -254,7 +268,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "right missing",
-        r"is not authorized to perform: (?P<action>[\w:-]+)|AccessDenied"
+        r"is not authorized to perform: |AccessDenied"
         r"|not allowed to call \w+",
         "The identity lacks a right that the call needs.",
         "Ask for the policy of your part: iam/README.md says who needs what, and the message names "
@@ -276,7 +290,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The last chunks of a stream carry no text: TGI 2.0.2 sends an empty delta for a special "
         "token.",
         'Read it with .get("content"), or let messages.stream do it.',
-        "/work/shared/sdk-and-aws.md and wire-format.md (2026-08)",
+        f"{_NOTES}; TGI 2.0.2, router/src/lib.rs",
     ),
     Symptom(
         "60 s limit",
@@ -318,12 +332,12 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "late first token",
-        r"(first token|TTFT)[^.;\n]{0,60}?\D((?<![\d.])([2-9]|[1-9]\d+)(\.\d+)? ?s\b"
-        r"|(?<![\d.])([2-9]|[1-9]\d)\d{3}(\.\d+)? ?ms\b)",
+        r"(first token|TTFT)[^.;\n]{0,60}?\D((?<![\d.])([3-9]|[1-9]\d+)(\.\d+)? ?s\b"
+        r"|(?<![\d.])([3-9]|[1-9]\d)\d{3}(\.\d+)? ?ms\b)",
         "Requests queue for a slot, and each prefill reads a prompt padded to its full length: "
         "it is the queue, not the distance to the region.",
         "Send with no more users than the batch has slots, or add a replica; see 06_benchmark.",
-        "/work/shared/sdk-and-aws.md and numbers.md (2026-08)",
+        f"{_NOTES}; the published runs of results/published",
     ),
     # --- what says little by itself
     Symptom(
@@ -357,11 +371,8 @@ def recognize(text: str, **facts: object) -> Symptom | None:
     """
     text = text[-_LONGEST:]
     for symptom in SYMPTOMS:
-        if match := re.search(symptom.pattern, text, re.IGNORECASE):
-            said = {name: value for name, value in match.groupdict().items() if value}
-            if "gated_id" in said:
-                said["model_id"] = said.pop("gated_id")
-            return _filled(symptom, {**facts, **said})
+        if re.search(symptom.pattern, text, re.IGNORECASE):
+            return _filled(symptom, {**facts, **_said(text)})
     return None
 
 
@@ -382,6 +393,12 @@ def table() -> pd.DataFrame:
             "source": [one.source for one in rows],
         }
     ).set_index("symptom")
+
+
+def _said(text: str) -> dict[str, str]:
+    """The facts that stand in a text."""
+    found = ((name, re.search(pattern, text, re.IGNORECASE)) for name, pattern in _FACTS.items())
+    return {name: next(filter(None, match.groups())) for name, match in found if match}
 
 
 def _filled(symptom: Symptom, facts: dict[str, object]) -> Symptom:

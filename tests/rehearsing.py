@@ -78,10 +78,20 @@ def refuse(session, operation, code, message, *, status=400, service="sagemaker"
     """From now on AWS refuses an operation to this session."""
 
     def answer(request, **_):
-        body = json.dumps({"__type": code, "message": message}).encode()
-        return AWSResponse(request.url, status, {"x-amzn-errortype": code}, _Raw(body))
+        headers, body = _refusal(service, code, message)
+        return AWSResponse(request.url, status, headers, _Raw(body))
 
     _register(session, f"before-send.{service}.{operation}", answer)
+
+
+def _refusal(service, code, message):
+    """An error as the service's protocol has it."""
+    if service in ("s3", "iam", "sts"):
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = error if service == "s3" else f"<ErrorResponse>{error}</ErrorResponse>"
+        return {"content-type": "text/xml"}, body.encode()
+    body = json.dumps({"__type": code, "message": message})
+    return {"x-amzn-errortype": code}, body.encode()
 
 
 def pretend(session, operation, *, times=10**9, service="sagemaker", **members):

@@ -16,7 +16,7 @@ from botocore.session import Session as BotoSession
 
 from helpers import contracts, recipes
 from helpers.rehearsal import hub, routes, timeline
-from helpers.rehearsal.aws import control, services
+from helpers.rehearsal.aws import control, modeldata, services
 from helpers.rehearsal.server import Server
 
 ORIGIN = 1_790_000_000.0
@@ -68,6 +68,7 @@ class World:
 
     def __init__(self):
         self.clock = SetClock()
+        self.may = lambda role, action, resource, context: True  # what the execution role may
         self.stopped = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
@@ -97,6 +98,7 @@ class World:
             logs=self.services,
             model=self.model,
             quota=lambda instance_type, region: 20,
+            data=modeldata.ModelData(self.services, may=lambda *asked: self.may(*asked)),
             faults=self.faults,
         )
         return routes.Parts(
@@ -179,9 +181,9 @@ class World:
         )["events"]
 
 
-def image():
+def image(recipe=RECIPE):
     registry = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
-    return f"{registry}/{contracts.REPOSITORIES[RECIPE.framework]}:{RECIPE.contract.tag}"
+    return f"{registry}/{contracts.REPOSITORIES[recipe.framework]}:{recipe.contract.tag}"
 
 
 def create_model(client, name="m", **env):

@@ -919,7 +919,7 @@ def test_the_hub_refuses_a_gated_models_files_to_others(world, token, tmp_path):
 
 def test_the_hub_has_no_other_file_and_no_other_revision(world, tmp_path):
     with pytest.raises(EntryNotFoundError):
-        tokenizer_file(world, "hf_rehearsal", tmp_path, name="config.json")
+        tokenizer_file(world, "hf_rehearsal", tmp_path, name="no.json")
     with pytest.raises(RevisionNotFoundError):
         tokenizer_file(world, "hf_rehearsal", tmp_path, revision="a\r\nb")
 

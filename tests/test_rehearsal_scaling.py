@@ -66,6 +66,7 @@ class World:
             logs=Nowhere(),
             model=model("sagemaker"),
             quota=lambda instance_type, region: self.limit,
+            data=None,
             faults=self.faults,
         )
         self.metrics = metrics.EndpointMetrics(

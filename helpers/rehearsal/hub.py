@@ -1,17 +1,19 @@
 """The little of the Hugging Face Hub that the workshop asks for.
 
-Who am I, may I have this model, and its tokenizer. Nothing is looked up anywhere: the models are
-those the workshop knows, a token is anything that looks like one, and every model's tokenizer is
-the one that cuts made-up replies as `container/text.py` does. `UNGRANTED_TOKEN` is a member who has
-not accepted any license yet.
+Who am I, may I have this model, its files, and the registry of the Neuron cache. Nothing is
+looked up anywhere: the models are those the workshop knows, a token is anything that looks like
+one, and every model's tokenizer is the one that cuts made-up replies as `container/text.py` does.
+`UNGRANTED_TOKEN` is a member who has not accepted any license yet.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
+from helpers import neuron_cache
+from helpers.rehearsal import registry, repository
 from helpers.rehearsal.container.text import PIECE
 from helpers.rehearsal.server import Answer
 
@@ -21,6 +23,7 @@ USER = "rehearsal"
 _TOKEN = re.compile(r"hf_\w{1,200}")
 _MODEL = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(auth-check|revision/[^/]+))?/?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_TREE = re.compile(rf"/api/models/{neuron_cache.REPOSITORY}/tree/([^/]+)(?:/(.*?))?/?")
 
 # A tokenizer without a vocabulary: each piece of `container/text.py` is the one token there is.
 # What its file may contain is fixed, so that token is where it says whose it is.
@@ -83,12 +86,13 @@ class Hub:
 
     def __init__(self, gated: Mapping[str, bool]):
         self._gated = dict(gated)
+        self._cache = registry.files()
 
-    def answer(self, path: str, headers: Mapping[str, str]) -> Answer:
+    def answer(self, path: str, headers: Mapping[str, str], query: str = "") -> Answer:
         """Answer a GET or HEAD: who a token is, a model, whether it may be had, its tokenizer.
 
-        `/api/whoami-v2`, `/api/models/{org}/{name}` with or without `/auth-check`, and
-        `/{org}/{name}/resolve/main/tokenizer.json`.
+        `/api/whoami-v2`, `/api/models/{org}/{name}` with or without `/auth-check`,
+        `/{org}/{name}/resolve/main/{file}`, and of the Neuron cache its tree and its files.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip() if scheme.lower() == "bearer" else ""
@@ -97,15 +101,31 @@ class Hub:
             return _whoami(token)
         if match := _MODEL.fullmatch(path):
             only_check = match[2] == "auth-check"
-            return self._refused(match[1], token) or self._model(match[1], only_check=only_check)
+            return self._refused(match[1], token) or self._model(
+                match[1], only_check=only_check, sizes="blobs=" in query
+            )
+        if match := _TREE.fullmatch(path):
+            return self._tree(match[1], match[2] or "", query)
         if match := _FILE.fullmatch(path):
-            return self._refused(match[1], token) or _file(revision=match[2], name=match[3])
+            if match[1] == neuron_cache.REPOSITORY:
+                return _content(match[2], self._cache.get(match[3]))
+            refused = self._refused(match[1], token)
+            return refused or _content(match[2], _files(match[1]).get(match[3]))
         return _error(
             404,
             "",
-            "The rehearsal's Hub offers whoami-v2, models/{org}/{name} and a model's "
-            "tokenizer.json only.",
+            "The rehearsal's Hub offers whoami-v2, models/{org}/{name}, a model's "
+            f"files and the registry of {neuron_cache.REPOSITORY} only.",
         )
+
+    def _tree(self, revision: str, folder: str, query: str) -> Answer:
+        if revision not in ("main", REVISION):
+            return _error(404, "RevisionNotFound", "Invalid rev id")
+        asked = parse_qs(query).get("recursive", [""])[-1].lower()
+        listed = registry.tree(self._cache, folder, recursive=asked in ("true", "1"))
+        if listed is None:
+            return _error(404, "EntryNotFound", f'{folder} does not exist on "main"')
+        return _json(200, listed)
 
     def _refused(self, model_id: str, token: str) -> Answer | None:
         if model_id not in self._gated:
@@ -120,7 +140,7 @@ class Hub:
         code = "" if message.startswith("Invalid") else "GatedRepo"
         return _error(status, code, message)
 
-    def _model(self, model_id: str, *, only_check: bool) -> Answer:
+    def _model(self, model_id: str, *, only_check: bool, sizes: bool) -> Answer:
         if only_check:
             return _json(200, {})
         return _json(
@@ -135,27 +155,32 @@ class Hub:
                 "downloads": 0,
                 "likes": 0,
                 "tags": ["rehearsal"],
-                "siblings": [{"rfilename": "tokenizer.json"}],
+                "sha": REVISION,
+                "siblings": repository.siblings(_files(model_id), sizes=sizes),
             },
         )
 
 
-def _file(*, revision: str, name: str) -> Answer:
-    """A file of a model's repository, with what huggingface_hub 2.4 wants to know of it."""
+def _files(model_id: str) -> dict[str, bytes]:
+    return repository.files(model_id, _TOKENIZER)
+
+
+def _content(revision: str, content: bytes | None) -> Answer:
+    """A file of a repository, with what huggingface_hub 2.4 wants to know of it."""
     if revision not in ("main", REVISION):
         return _error(404, "RevisionNotFound", "Invalid rev id")
-    if name != "tokenizer.json":
+    if content is None:
         absent = _error(404, "EntryNotFound", "Entry not found")
         return absent._replace(headers={**absent.headers, "X-Repo-Commit": REVISION})
     return Answer(
         200,
         {
             "Content-Type": "application/json",
-            "Content-Length": str(len(_TOKENIZER)),  # also when only the head is asked for
-            "ETag": f'"{_DIGEST}"',
+            "Content-Length": str(len(content)),  # also when only the head is asked for
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Repo-Commit": REVISION,
         },
-        _TOKENIZER,
+        content,
     )
 
 
@@ -185,5 +210,5 @@ def _error(status: int, code: str, message: str) -> Answer:
     return answer._replace(headers={**answer.headers, **codes, "X-Error-Message": message})
 
 
-def _json(status: int, body: Mapping[str, object]) -> Answer:
+def _json(status: int, body: object) -> Answer:
     return Answer(status, {"Content-Type": "application/json"}, json.dumps(body).encode())

@@ -105,6 +105,7 @@ def load(clock: Clock, options: Options) -> Parts:
         authorization,
         autoscaling,
         metrics,
+        modeldata,
         pricing,
         quotas,
         schedules,
@@ -124,6 +125,7 @@ def load(clock: Clock, options: Options) -> Parts:
         logs=aws,
         model=model("sagemaker"),
         quota=limits.limit,
+        data=modeldata.ModelData(aws),
         faults=options.faults,
     )
     endpoints = sagemaker.endpoints
@@ -216,7 +218,7 @@ class FrontDoor:
         parts = await asyncio.shield(self._parts)
         parts.timeline.advance()
         if _is_hub(request):
-            response.respond(*parts.hub.answer(request.path, request.headers))
+            response.respond(*parts.hub.answer(request.path, request.headers, request.query))
             return
 
         from helpers.rehearsal.aws import services

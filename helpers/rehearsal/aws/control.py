@@ -6,9 +6,10 @@ from typing import Any
 
 from botocore.model import ServiceModel
 
+from helpers.rehearsal.aws import modeldata
 from helpers.rehearsal.aws.awsjson import ACCOUNT, REGION, Service, invalid, timestamp
 from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Kind, Resource
-from helpers.rehearsal.aws.endpoints import Deployment, Endpoints, Faults, Logs
+from helpers.rehearsal.aws.endpoints import Data, Deployment, Endpoints, Faults, Logs
 from helpers.rehearsal.timeline import Timeline
 
 # Private registries, also FIPS, dual-stack and those of other partitions.
@@ -24,6 +25,7 @@ class ControlPlane:
         logs: Where containers write.
         model: botocore's service model of SageMaker.
         quota: How many instances of a type may serve in a region.
+        data: What lies in S3 for models to load.
         faults: What is to go wrong.
         account: Twelve digits.
     """
@@ -35,10 +37,12 @@ class ControlPlane:
         logs: Logs,
         model: ServiceModel,
         quota: Callable[[str, str], float],
+        data: Data,
         faults: Faults,
         account: str = ACCOUNT,
     ):
         self._timeline = timeline
+        self._data = data
         self._journal: list[dict[str, Any]] = []
         self.catalog = catalog = Catalog(account=account)
         self.endpoints = endpoints = Endpoints(
@@ -46,6 +50,7 @@ class ControlPlane:
             timeline=timeline,
             logs=logs,
             quota=quota,
+            data=data,
             faults=faults,
             record=self._record,
         )
@@ -114,6 +119,10 @@ class ControlPlane:
                 f'Using non-ECR image "{image}" without Vpc repository access mode is not '
                 "supported."
             )
+        if "AdditionalModelDataSources" in container:
+            raise invalid("The rehearsal AWS has no additional model data sources.")
+        if data := modeldata.data_of(container):
+            self._data.check(data, role=given["ExecutionRoleArn"], region=region)
         detail = image.rpartition("/")[2]
         return self._create(MODEL, given, region, detail)
 

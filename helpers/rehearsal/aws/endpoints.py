@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from helpers.rehearsal.aws import startup
+from helpers.rehearsal.aws import modeldata, startup
 from helpers.rehearsal.aws.awsjson import REGION, AwsError, invalid, timestamp
 from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Resource
+from helpers.rehearsal.aws.modeldata import ModelFiles
 from helpers.rehearsal.timeline import Timeline
 
 # Seconds of AWS time. Public reports say "a minute or two" of deletions and scale-ins; none
@@ -46,6 +47,16 @@ class Faults(Protocol):
         """The options of a fault that is active, None when it is not."""
 
 
+class Data(Protocol):
+    """The data of models in S3."""
+
+    def check(self, container: Mapping[str, Any], *, role: str, region: str) -> None:
+        """Refuse data that SageMaker could not copy."""
+
+    def files(self, container: Mapping[str, Any]) -> ModelFiles | None:
+        """What it would copy now, None when there is nothing."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """What an endpoint that is in service runs.
@@ -60,6 +71,7 @@ class Deployment:
         region: Where it runs.
         account: Whose it is.
         variant: Its production variant.
+        model_id: The Hub's name of what it has loaded from S3, empty when `env` names the model.
     """
 
     name: str
@@ -71,6 +83,7 @@ class Deployment:
     region: str = REGION
     account: str = "123456789012"
     variant: str = "AllTraffic"
+    model_id: str = ""
 
     @property
     def log_group(self) -> str:
@@ -101,6 +114,9 @@ class Variant:
     health_check_timeout_s: float | None = None
     volume_gb: float | None = None
     inference_ami: str | None = None
+    download_timeout_s: float | None = None
+    data: dict[str, Any] | None = None  # a container definition's, where the weights lie in S3
+    model_id: str = ""  # what lay there when the fleet was made
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,7 @@ class Endpoints:
         timeline: When what happens.
         logs: Where containers write.
         quota: How many instances of a type may serve in a region.
+        data: What lies in S3 for models to load.
         faults: What is to go wrong.
         record: Writes into the journal: operation, resource, time, detail.
     """
@@ -167,6 +184,7 @@ class Endpoints:
         timeline: Timeline,
         logs: Logs,
         quota: Callable[[str, str], float],
+        data: Data,
         faults: Faults,
         record: Record,
     ):
@@ -174,6 +192,7 @@ class Endpoints:
         self._timeline = timeline
         self._logs = logs
         self._quota = quota
+        self._data = data
         self._faults = faults
         self._record = record
         self._lives: dict[str, _Life] = {}  # by ARN
@@ -343,17 +362,23 @@ class Endpoints:
         for given in config.spec["ProductionVariants"]:
             model = self._catalog.find(MODEL, given["ModelName"], region)
             container = model.spec["PrimaryContainer"]
+            env = dict(container.get("Environment", {}))
+            data = modeldata.data_of(container)
+            files = self._data.files(data) if data else None
             variants.append(
                 Variant(
                     name=given["VariantName"],
                     image=container["Image"],
-                    env=dict(container.get("Environment", {})),
+                    env=env,
                     instance_type=given["InstanceType"],
                     count=given["InitialInstanceCount"],
                     weight=given["InitialVariantWeight"],
                     health_check_timeout_s=given.get("ContainerStartupHealthCheckTimeoutInSeconds"),
                     volume_gb=given.get("VolumeSizeInGB"),
                     inference_ami=given.get("InferenceAmiVersion"),
+                    download_timeout_s=given.get("ModelDataDownloadTimeoutInSeconds"),
+                    data=data,
+                    model_id=files.model_id if files and startup.is_local(env) else "",
                 )
             )
         return Fleet(_uid(), config.name, tuple(variants), self._now)
@@ -414,6 +439,9 @@ class Endpoints:
                 health_check_timeout_s=variant.health_check_timeout_s,
                 volume_gb=variant.volume_gb,
                 inference_ami=variant.inference_ami,
+                uri=modeldata.uri_of(variant.data) if variant.data else None,
+                files=self._data.files(variant.data) if variant.data else None,
+                download_timeout_s=variant.download_timeout_s,
                 fault=next(filter(self._is_on, ("health-check", "gated-model")), None),
             )
             if self._is_on("no-capacity"):
@@ -513,6 +541,7 @@ class Endpoints:
             region=endpoint.region,
             account=self._catalog.account,
             variant=variant.name,
+            model_id=variant.model_id,
         )
 
     # --- state

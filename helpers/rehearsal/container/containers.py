@@ -1,7 +1,7 @@
 """What runs behind an endpoint, once for all its requests."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,19 @@ class Container:
     def of(cls, deployment: Deployment) -> "Container":
         """What the deployment's image and environment make of it."""
         contract = contracts.contract_for_image(deployment.image)
-        shape = contracts.shape(contract, deployment.env)
+        env, loaded = deployment.env, deployment.model_id
+        if loaded:  # from S3, under its folder's name; the cache knows it by its architecture
+            env = {**env, contract.model_variable: loaded}
+        shape = contracts.shape(contract, env)
         timing = twin.timing(
             shape.model_id or "",
             instance_type=deployment.instance_type,
             batch_size=shape.batch_size,
         )
+        if loaded:
+            served = deployment.env.get("SM_ON_SERVED_MODEL_NAME")
+            served = served or deployment.env.get(contract.model_variable)
+            shape = replace(shape, model_id=served)
         return cls(contract, shape, wire.dialect(contract.dialect), timing)
 
     @property
