@@ -153,9 +153,7 @@ class _Marks:
         status = endpoint.status if endpoint.status in deployed.IN_PROGRESS else "Creating"
         doing, died_of = self._doing(age_s)
         cost = f", ${endpoint.cost(age_s):.2f} so far" if endpoint.price_per_hour else ""
-        self._session.say(
-            f"{status}, {age_s / 60:g} of about {expected_s / 60:.0f} min, {doing}{cost}"
-        )
+        self._session.say(f"{status}, {_progress(age_s, expected_s)}, {doing}{cost}")
         if died_of and not self._dead:
             self._dead = True
             self._session.say(
@@ -175,6 +173,12 @@ class _Marks:
         if found and found.name in FATAL:
             return f"its container has died ({found.name})", found
         return container_log.stage(lines), None
+
+
+def _progress(age_s: float, expected_s: float) -> str:
+    if age_s <= expected_s:
+        return f"{age_s / 60:g} of about {expected_s / 60:.0f} min"
+    return f"{age_s / 60:g} min instead of about {expected_s / 60:.0f}"
 
 
 def _patient_look(session: Session, endpoint: Endpoint, *, poll_s: float) -> Endpoint:

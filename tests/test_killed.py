@@ -26,6 +26,7 @@ NUMBER = count(1)
 # Every call of a deployment, in the order in which each is first made, and of a removal.
 DEPLOYING = [
     "sagemaker.DescribeEndpoint",
+    "iam.GetRole",
     "scheduler.UpdateSchedule",
     "scheduler.CreateScheduleGroup",
     "scheduler.CreateSchedule",
@@ -92,7 +93,7 @@ def name_of(session):
 
 
 def deploy(session):
-    role = "arn:aws:iam::123456789012:role/workshop-execution-role"
+    role = "arn:aws:iam::123456789012:role/inf2-workshop-execution"
     made = endpoint.deploy(session, SMALL, role=role, hf_token="hf_of_nobody", ttl_h=TTL_H)
     return endpoint.wait(session, made)
 
