@@ -1,14 +1,29 @@
+import sys
+import time
+from collections import Counter
 from dataclasses import replace
 from itertools import count
 
+import made_things as made
 import pytest
 import rehearsing
+from botocore.exceptions import EndpointConnectionError
 
 from helpers import cleanup, endpoint, recipes, resources
-from helpers.errors import EndpointError
-from helpers.session import open_session
+from helpers.errors import EndpointError, SettingsError
+from helpers.session import Session, open_session
 
 NUMBER = count(1)
+ALL = [
+    "scaling target",
+    "endpoint",
+    "endpoint configuration",
+    "model",
+    "schedule",
+    "schedule group",
+    "log group",
+    "weights folder",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +51,26 @@ def refused(session):
     rehearsing.restore()
 
 
+@pytest.fixture(scope="module")
+def elsewhere(shared):
+    """The shared session in other regions, made once."""
+    return {one: shared.in_region(one) for one in ("us-east-2", "us-west-2", "eu-central-1")}
+
+
+@pytest.fixture
+def regions(elsewhere, monkeypatch):
+    """Sessions of other regions, kept so that something can be refused to them."""
+
+    def in_region(self, region):
+        if region == self.region:
+            return self
+        return participant(elsewhere[region], self.participant)
+
+    monkeypatch.setattr(Session, "in_region", in_region)
+    yield elsewhere
+    rehearsing.restore()
+
+
 def participant(shared, name):
     session = replace(shared, participant=name)
     session._clients = shared._clients
@@ -46,101 +81,584 @@ def deploy(session, name="llama-3-8b"):
     return endpoint.deploy(session, recipes.get(name), role=session.role())
 
 
-def test_leftovers_say_what_bills(session):
-    made = deploy(session)
+def small(session, name="llama-3-8b", **how):
+    """An endpoint of the session's participant, with plain boto3; its name."""
+    name = resources.name_of(session.participant, name)
+    made.endpoint(session, name, made.tags_for(session.participant), **how)
+    return name
+
+
+def statuses(session, name):
+    return resources.describe(session, resources.ENDPOINT, name)
+
+
+def results(deleted):
+    return dict(zip(deleted["kind"], deleted["result"], strict=True))
+
+
+# --- what is there --------------------------------------------------------------------------
+
+
+def test_leftovers_say_what_bills_and_since_when(session):
+    made.everything(session, session.participant)
     left = cleanup.leftovers(session)
-    assert list(left["kind"]) == ["endpoint", "endpoint configuration", "model"]
-    assert set(left["name"]) == {made.name}
-    assert list(left["bills?"]) == ["yes", "no", "no"]
+    assert list(left["kind"]) == ALL
+    assert list(left["bills?"]) == ["no", "yes", "no", "no", "no", "no", "storage", "storage"]
     assert left["created"].str.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC").all()
+    assert set(left["region"]) == {"us-east-1"}
+    assert set(left["target"]) == {"rehearsal"}
+    up = left[left["kind"] == "endpoint"].iloc[0]
+    assert float(up["so far ($)"]) > 0
+    assert up["expires"].endswith("UTC")
     cleanup.delete(session)
-    assert list(cleanup.leftovers(session).columns) == list(left.columns)
-    assert cleanup.leftovers(session).empty
+    empty = cleanup.leftovers(session)
+    assert (list(empty.columns), len(empty)) == (list(left.columns), 0)
+
+
+def test_an_endpoint_without_a_schedule_never_expires_whatever_its_tag_says(session):
+    name = resources.name_of(session.participant, "llama-3-8b")
+    made.endpoint(session, name, made.tags_for(session.participant, expires="2026-01-01T00:00:00Z"))
+    assert cleanup.leftovers(session)["expires"][0] == "never"
+    cleanup.delete(session)
+
+
+def test_a_schedule_that_cannot_be_read_says_so(refused):
+    made.everything(refused, refused.participant, scaled=False)
+    rehearsing.refuse(
+        refused, "GetSchedule", "AccessDeniedException", "no", service="scheduler", status=403
+    )
+    assert "unknown" in set(cleanup.leftovers(refused)["expires"])
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def test_what_cannot_be_told_apart_is_shown_and_deleted_only_by_its_name(session):
+    name = f"inf2-workshop-{session.participant}-my-own"
+    made.model(session, name)
+    assert cleanup.leftovers(session)["whose?"][0].startswith("it has no tags")
+    kept = cleanup.delete(session)
+    assert kept["result"][0].startswith("kept: it has no tags")
+    assert f"give its name ({name})" in kept["result"][0]
+    assert list(cleanup.delete(session, name=name)["result"]) == ["deleted"]
+
+
+def test_when_endpoints_cannot_be_listed_it_is_one_sentence(refused):
+    rehearsing.refuse(refused, "ListEndpoints", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError, match="The endpoints in us-east-1 cannot be listed: not al"):
+        cleanup.leftovers(refused)
+
+
+def test_what_else_cannot_be_listed_is_said_and_the_rest_is_shown(refused, capsys):
+    made.everything(refused, refused.participant, scaled=False)
+    rehearsing.refuse(refused, "ListModels", "AccessDeniedException", "no")
+    refuse_all(refused, "logs", "AccessDeniedException")
+    refuse_all(refused, "resourcegroupstaggingapi", "AccessDeniedException")
+    left = cleanup.leftovers(refused)
+    assert set(ALL) - set(left["kind"]) == {"scaling target", "model", "log group"}
+    said = capsys.readouterr().out
+    for what in ("models", "log groups", "anything by its tags"):
+        assert f"[rehearsal] Not looked at in us-east-1: {what} (not allowed to call" in said
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def refuse_all(session, service, code, message="no"):
+    rehearsing.refuse(session, "*", code, message, service=service)
+
+
+# --- several regions ------------------------------------------------------------------------
+
+
+def test_all_regions_are_looked_at_and_cleaned_up(session, regions):
+    for region in regions.values():
+        made.everything(region, session.participant, scaled=False)
+    left = cleanup.leftovers(session, regions=["us-east-1", *regions])
+    assert Counter(left["region"]) == dict.fromkeys(regions, 7)
+    deleted = cleanup.delete(session, regions=["us-east-1", *regions])
+    assert set(deleted["result"]) == {"deleted"}
+    assert (deleted["cost ($)"] != "").sum() == 3
+    assert cleanup.leftovers(session, regions=list(regions)).empty
+
+
+def test_regions_that_are_closed_are_named_and_the_others_go_on(session, regions, capsys):
+    for region in regions.values():
+        made.model(region, f"inf2-workshop-{session.participant}-llama-3-8b")
+    not_enabled, denied, fine = regions
+    refuse_all(
+        regions[not_enabled],
+        "sagemaker",
+        "UnrecognizedClientException",
+        "The security token included in the request is invalid",
+    )
+    refuse_all(regions[denied], "sagemaker", "AccessDeniedException", "an explicit deny")
+    capsys.readouterr()
+    deleted = cleanup.delete(session, regions=list(regions))
+    said = capsys.readouterr().out
+    assert f"Not looked at in {not_enabled}: anything (" in said
+    assert said.count(f"in {not_enabled}") == 1
+    assert f"Not looked at in {denied}: endpoints (not allowed to call ListEndpoints" in said
+    assert list(deleted["region"]) == [fine]
+    rehearsing.restore()
+    cleanup.delete(session, regions=list(regions))
+
+
+def test_a_region_out_of_reach_is_asked_once(session, regions, capsys):
+    asked = []
+
+    def break_down(request, **_):
+        asked.append(request.url)
+        raise EndpointConnectionError(endpoint_url="https://api.sagemaker.us-west-2.amazonaws.com")
+
+    far = regions["us-west-2"]
+    far._clients.clear()
+    far.client("sagemaker", retries={"total_max_attempts": 1})
+    far._clients[("sagemaker", "[]")] = far.client("sagemaker", retries={"total_max_attempts": 1})
+    rehearsing._register(far, "before-send.sagemaker.*", break_down)
+    rehearsing._register(far, "before-send.scheduler.*", break_down)
+    assert cleanup.leftovers(session, regions=["us-east-1", "us-west-2"]).empty
+    assert "Not looked at in us-west-2: anything (AWS cannot be reached" in capsys.readouterr().out
+    assert len(asked) == 1
+    far._clients.clear()
+
+
+def test_a_region_that_is_none_is_refused(session):
+    with pytest.raises(SettingsError, match="'mars' is not an AWS region"):
+        cleanup.leftovers(session, regions=["mars"])
+
+
+def test_the_same_bucket_seen_from_two_regions_is_one_thing(session, regions):
+    bucket = made.bucket(session)
+    mine = replace(session, settings=replace(session.settings, bucket=bucket))
+    mine._clients = session._clients
+    made.weights(mine, mine.participant)
+    both = {
+        name: replace(one, settings=mine.settings, participant=mine.participant)
+        for name, one in regions.items()
+    }
+    pytest.MonkeyPatch().setattr(Session, "in_region", lambda self, name: both.get(name, self))
+    left = cleanup.leftovers(mine, regions=["us-east-1", "us-east-2"])
+    assert list(left["name"]) == [f"s3://{bucket}/inf2-workshop/{mine.participant}/"]
+    assert cleanup.delete(mine, regions=["us-east-1", "us-east-2"])["result"][0] == "deleted"
+
+
+# --- delete ---------------------------------------------------------------------------------
 
 
 def test_deleting_leaves_nothing_and_says_what_it_cost(session, capsys):
-    made = endpoint.wait(session, deploy(session))
+    name = made.everything(session, session.participant)
     deleted = cleanup.delete(session)
-    assert list(deleted["kind"]) == ["endpoint", "endpoint configuration", "model"]
+    assert list(deleted["kind"]) == ALL
     assert set(deleted["result"]) == {"deleted"}
-    assert float(deleted["hours"][0]) > 0.1
+    hours = deleted["hours"][1]
+    assert float(hours) > 0.1
     assert cleanup.leftovers(session).empty
     capsys.readouterr()
     cost = cleanup.bill(session, deleted)
-    assert cost == pytest.approx(float(deleted["hours"][0]) * 0.99, abs=0.02)
-    assert capsys.readouterr().out == (
-        f"{made.name}: {deleted['hours'][0]} h, ${cost:.2f} [rehearsal]\n"
-    )
+    assert cost == pytest.approx(float(hours) * 0.99, abs=0.02)
+    assert capsys.readouterr().out == f"{name}: {hours} h, ${cost:.2f} [rehearsal]\n"
+
+
+def test_what_the_workshop_itself_deploys_is_found_and_deleted(session):
+    deployed = deploy(session)
+    assert deployed.name in set(cleanup.leftovers(session)["name"])
+    cleanup.delete(session)
+    assert cleanup.leftovers(session).empty
+
+
+def test_the_guard_goes_after_what_it_guards(refused):
+    made.everything(refused, refused.participant)
+    done = []
+    for service in ("sagemaker", "application-autoscaling", "scheduler", "logs", "s3"):
+        rehearsing.after(refused, "*", lambda model, **_: done.append(model.name), service=service)
+    cleanup.delete(refused)
+    assert [one for one in dict.fromkeys(done) if one.startswith(("Delete", "Dereg"))] == [
+        "DeleteScalingPolicy",
+        "DeregisterScalableTarget",
+        "DeleteEndpoint",
+        "DeleteEndpointConfig",
+        "DeleteModel",
+        "DeleteSchedule",
+        "DeleteScheduleGroup",
+        "DeleteLogGroup",
+        "DeleteObjects",
+    ]
 
 
 def test_deleting_twice_is_safe(session, capsys):
-    made = deploy(session)
+    name = made.everything(session, session.participant)
     cleanup.delete(session)
     again = cleanup.delete(session)
     assert again.empty
     assert cleanup.bill(session, again) == 0
     assert "nothing was billed" in capsys.readouterr().out
-    named = cleanup.delete(session, name=made.name)
+    named = cleanup.delete(session, name=name)
     assert set(named["result"]) == {"was not there"}
+    assert list(named["kind"]) == ["endpoint", "endpoint configuration", "model"]
 
 
 def test_one_of_several_can_be_deleted_by_name(session):
-    small, large = deploy(session), deploy(session, "llama-3-70b")
-    cleanup.delete(session, name=small.name)
-    assert set(cleanup.leftovers(session)["name"]) == {large.name}
-    assert endpoint.find(session).name == large.name
+    first = made.everything(session, session.participant)
+    second = small(session, "llama-3-70b")
+    made.schedule(session, second, group=f"inf2-workshop-{session.participant}")
+    deleted = cleanup.delete(session, name=first)
+    assert set(deleted["result"]) == {"deleted"}
+    left = set(cleanup.leftovers(session)["name"])
+    assert first not in left and second in left
+    # The group and the folder are everything's: they stay.
+    assert f"inf2-workshop-{session.participant}" in left
+    assert endpoint.find(session).name == second
+    cleanup.delete(session)
+    assert cleanup.leftovers(session).empty
+
+
+def test_logs_and_weights_can_be_kept(session):
+    made.everything(session, session.participant, scaled=False)
+    cleanup.delete(session, keep_logs=True, keep_weights=True)
+    assert list(cleanup.leftovers(session)["kind"]) == ["log group", "weights folder"]
     cleanup.delete(session)
 
 
 def test_halves_of_a_deployment_are_found_too(session):
-    made = deploy(session)
-    endpoint.remove(session, made.name)
-    resources.delete(session, resources.CONFIG, made.name)
-    assert list(cleanup.leftovers(session)["kind"]) == ["model"]
-    assert list(cleanup.delete(session)["result"]) == ["deleted"]
-
-
-def test_one_failure_does_not_stop_the_others(session, refused):
-    deploy(session)
-    rehearsing.refuse(refused, "DeleteEndpointConfig", "AccessDeniedException", "no")
-    deleted = cleanup.delete(refused).set_index("kind")["result"]
-    assert deleted["endpoint"] == deleted["model"] == "deleted"
-    assert "not allowed to call DeleteEndpointConfig" in deleted["endpoint configuration"]
-    rehearsing.restore()
-    assert list(cleanup.leftovers(session)["kind"]) == ["endpoint configuration"]
+    name = small(session)
+    endpoint.remove(session, name)
+    resources.delete(session, resources.CONFIG, name)
+    cleanup.delete(session, keep_logs=True)
+    assert "model" not in set(cleanup.leftovers(session)["kind"])
     cleanup.delete(session)
 
 
-def test_an_endpoint_that_cannot_be_deleted_says_so_and_is_not_billed_as_gone(session, refused):
-    deploy(session)
+def test_what_goes_while_one_looks_was_not_there(refused):
+    small(refused)
+    view = cleanup.look(refused)
+    cleanup.delete(refused)
+    deleted = cleanup.delete_seen(refused, view)
+    assert set(deleted["result"]) == {"was not there"}
+    assert cleanup.bill(refused, deleted) == 0
+
+
+def test_an_endpoint_that_is_coming_up_is_waited_for(session, capsys):
+    name = small(session)
+    assert statuses(session, name)["EndpointStatus"] == "Creating"
+    assert set(cleanup.delete(session)["result"]) == {"deleted"}
+    assert f"The endpoint {name} is being created or changed: AWS" in capsys.readouterr().out
+
+
+def test_nothing_is_deleted_without_confirmation(session):
+    small(session)
+    shown = []
+    deleted = cleanup.delete(session, confirm=lambda table: shown.append(table))
+    assert set(deleted["result"]) == {"kept: not confirmed."}
+    assert set(shown[0]["kind"]) >= {"endpoint", "endpoint configuration", "model"}
+    assert set(cleanup.delete(session, confirm=lambda table: True)["result"]) == {"deleted"}
+
+
+# --- what goes wrong ------------------------------------------------------------------------
+
+
+def test_one_failure_does_not_stop_the_others(refused):
+    made.everything(refused, refused.participant)
+    rehearsing.refuse(refused, "DeleteEndpointConfig", "AccessDeniedException", "no")
+    became = results(cleanup.delete(refused))
+    failed = became.pop("endpoint configuration")
+    assert set(became.values()) == {"deleted"}
+    assert "not allowed to call DeleteEndpointConfig" in failed
+    rehearsing.restore()
+    assert list(cleanup.leftovers(refused)["kind"]) == ["endpoint configuration"]
+    cleanup.delete(refused)
+
+
+def test_an_endpoint_that_cannot_be_deleted_keeps_its_guard_and_is_not_billed_as_gone(refused):
+    name = made.everything(refused, refused.participant)
     rehearsing.refuse(refused, "DeleteEndpoint", "AccessDeniedException", "no")
     deleted = cleanup.delete(refused)
-    assert deleted["result"][0].startswith("failed: ")
-    assert deleted["cost ($)"][0] == ""
+    became = results(deleted)
+    assert became["scaling target"] == "deleted"
+    assert became["endpoint"].startswith("failed: ")
+    assert became["schedule"] == "kept: it deletes the endpoint, which is still there."
+    assert became["schedule group"] == f"kept: the schedule {name} is in it."
+    for kind in ("endpoint configuration", "model", "log group", "weights folder"):
+        assert became[kind] == f"kept: the endpoint {name} is still there."
+    assert (deleted["cost ($)"] == "").all()
+    assert len(cleanup.remaining(deleted)) == 7
     rehearsing.restore()
+    cleanup.delete(refused)
+    assert cleanup.leftovers(refused).empty
+
+
+def test_a_guard_stays_when_nobody_can_tell_whether_its_endpoint_is_there(refused, regions):
+    region = participant(regions["us-east-2"], refused.participant)
+    made.everything(region, refused.participant, scaled=False)
+    for operation in ("ListEndpoints", "DescribeEndpoint"):
+        rehearsing.refuse(region, operation, "AccessDeniedException", "no")
+    became = results(cleanup.delete(refused, regions=["us-east-1", "us-east-2"]))
+    assert "not allowed to call DescribeEndpoint" in became["schedule"]
+    assert became["schedule group"].startswith("kept: the schedule")
+    assert became["model"] == "kept: whether its endpoint is there could not be looked at."
+    rehearsing.restore()
+    cleanup.delete(region)
+
+
+def test_a_guard_stays_when_its_endpoint_came_meanwhile(session):
+    name = resources.name_of(session.participant, "llama-3-8b")
+    made.group(session, session.participant)
+    made.schedule(session, name, group=f"inf2-workshop-{session.participant}")
+    view = cleanup.look(session)
+    small(session)
+    became = results(cleanup.delete_seen(session, view))
+    assert became["schedule"].startswith("kept: it deletes the endpoint")
     cleanup.delete(session)
+
+
+def test_a_deletion_that_is_accepted_and_does_not_happen_is_no_success(refused):
+    small(refused)
+    for operation in ("DeleteModel", "DeleteEndpoint"):
+        accept_and_forget(refused, operation)
+    became = results(cleanup.delete(refused))
+    assert became["endpoint"].startswith("failed: still there 15 min after it was to be deleted")
+    assert "may still bill" in became["endpoint"]
+    rehearsing.restore()
+    accept_and_forget(refused, "DeleteModel")
+    became = results(cleanup.delete(refused))
+    assert became["endpoint"] == "deleted"
+    assert became["model"].startswith("failed: still there 1 min after it was to be deleted: run")
+    rehearsing.restore()
+    assert "model" in set(cleanup.leftovers(refused)["kind"])
+    cleanup.delete(refused)
+
+
+def accept_and_forget(session, operation):
+    def answer(request, **_):
+        return rehearsing.AWSResponse(request.url, 200, {}, rehearsing._Raw(b"{}"))
+
+    rehearsing._register(session, f"before-send.sagemaker.{operation}", answer)
+
+
+def test_what_is_throttled_to_the_end_is_named_and_can_be_run_again(refused):
+    made.model(refused, f"inf2-workshop-{refused.participant}-llama-3-8b")
+    impatient = refused.client("sagemaker", retries={"total_max_attempts": 1})
+    refused._clients = {**refused._clients, ("sagemaker", "[]"): impatient}
+    rehearsing.refuse(refused, "DeleteModel", "ThrottlingException", "Rate exceeded")
+    failed = cleanup.delete(refused)["result"][0]
+    assert failed.startswith("failed: The model") and "Rate exceeded" in failed
+    rehearsing.restore()
+    assert list(cleanup.delete(refused)["result"]) == ["deleted"]
+
+
+def test_throttling_now_and_then_is_ridden_out(session):
+    made.everything(session, session.participant, scaled=False)
+    with session.fault("throttling", every=12):
+        assert set(cleanup.delete(session)["result"]) == {"deleted"}
+
+
+def test_a_network_that_comes_and_goes_does_not_end_the_wait(refused):
+    name = small(refused)
+    made.in_service(refused, name)
+    view = cleanup.look(refused)
+    lost = iter(range(3))
+
+    def lose(**_):
+        if next(lost, None) is not None:
+            raise EndpointConnectionError(endpoint_url="https://sagemaker")
+
+    rehearsing.after(refused, "DescribeEndpoint", lose)
+    assert set(cleanup.delete_seen(refused, view)["result"]) == {"deleted"}
 
 
 def test_an_endpoint_without_configuration_is_deleted_without_a_price(session):
-    made = deploy(session)
-    resources.delete(session, resources.CONFIG, made.name)
+    name = small(session)
+    resources.delete(session, resources.CONFIG, name)
     deleted = cleanup.delete(session)
     assert deleted["result"][0] == "deleted, its price is unknown"
     assert cleanup.leftovers(session).empty
 
 
-def test_when_sagemaker_cannot_be_asked_it_is_one_sentence(refused):
-    rehearsing.refuse(refused, "ListModels", "AccessDeniedException", "no")
-    with pytest.raises(EndpointError, match="The models in us-east-1 cannot be listed"):
-        cleanup.leftovers(refused)
+@pytest.mark.parametrize(
+    ("operation", "service", "left"),
+    [
+        ("DeleteScalingPolicy", "application-autoscaling", 8),
+        ("DeleteEndpoint", "sagemaker", 7),
+        ("DeleteModel", "sagemaker", 5),
+        ("DeleteScheduleGroup", "scheduler", 3),
+    ],
+)
+def test_an_interrupt_says_what_is_left_and_another_run_deletes_it(
+    refused, operation, service, left
+):
+    name = made.everything(refused, refused.participant)
+    rehearsing.fail_after(refused, operation, KeyboardInterrupt(), service=service)
+    with pytest.raises(EndpointError) as told:
+        cleanup.delete(refused)
+    rehearsing.restore()
+    said = str(told.value)
+    assert said.startswith(f"Interrupted: {8 - left} of 8 deleted, left may be ")
+    assert said.count(" in us-east-1") == left
+    assert (f"endpoint {name} in us-east-1 (bills until it is gone, deletes" in said) == (left > 6)
+    assert "python -m helpers.cleanup`) again." in said
+    cleanup.delete(refused)
+    assert cleanup.leftovers(refused).empty
 
 
-def test_many_participants_share_an_account(shared):
-    sessions = [participant(shared, f"guest-{n}") for n in range(12)]
-    made = [deploy(session).name for session in sessions]
-    assert len(set(made)) == 12
-    cleanup.delete(sessions[0])
-    assert cleanup.leftovers(sessions[0]).empty
-    for session in sessions[1:]:
-        assert len(cleanup.leftovers(session)) == 3
-        cleanup.delete(session)
+# --- many participants ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowd(shared, elsewhere):
+    """30 participants in four regions, as a workshop in one account has them."""
+    sessions = [shared, *elsewhere.values()]
+    for one in sessions:
+        made.scheduler_role(one)
+    names = {}
+    for number in range(30):
+        who, region = f"guest-{number}", sessions[number % 4]
+        names[who] = made.everything(region, who, scaled=False, hours=number and 4000)
+    return names
+
+
+def test_the_instructor_sees_one_row_a_participant_in_time(shared, elsewhere, crowd):
+    started_s = time.monotonic()
+    table = cleanup.participants(shared, regions="all")
+    assert time.monotonic() - started_s < 10
+    guests = table[table["participant"].str.startswith("guest-")].set_index("participant")
+    assert sorted(guests.index) == sorted(crowd)
+    assert set(guests["endpoints"]) == set(guests["instances"]) == {1}
+    assert set(guests["$/h"]) == {0.99}
+    assert set(guests["regions"]) == {"us-east-1", *elsewhere}
+    assert set(guests["other things"]) == {5, 6}
+    assert guests.loc["guest-0", "expires"] == "never"
+    assert guests.loc["guest-1", "expires"].endswith("UTC")
+    assert (guests["so far ($)"] >= 0).all() and (guests["hours"] >= 0).all()
+    assert list(table["so far ($)"]) == sorted(table["so far ($)"], reverse=True)
+
+
+def test_thirty_participants_do_not_touch_each_others_things(shared, regions, crowd):
+    everywhere = ["us-east-1", *regions]
+    before = cleanup.leftovers(shared, regions=everywhere, everyone=True)
+    for who in ("guest-1", "guest-2"):
+        deleted = cleanup.delete(participant(shared, who), regions=everywhere)
+        assert len(deleted) == 7 and set(deleted["result"]) == {"deleted"}
+    after = cleanup.leftovers(shared, regions=everywhere, everyone=True)
+    gone = set(before["participant"]) - set(after["participant"])
+    assert gone == {"guest-1", "guest-2"}
+    rest = before[~before["participant"].isin(gone)]
+    assert sorted(rest["name"]) == sorted(after["name"])
+
+
+def test_the_instructor_can_end_it_for_everyone(shared, regions, crowd):
+    deleted = cleanup.delete(shared, regions=["us-east-2", "us-west-2"], everyone=True)
+    assert len(set(deleted["participant"])) > 5
+    assert set(deleted["result"]) == {"deleted"}
+    assert cleanup.leftovers(shared, regions=["us-east-2", "us-west-2"], everyone=True).empty
+
+
+def test_who_has_nothing_up_is_in_the_instructors_view_as_well(session, regions):
+    made.model(session, f"inf2-workshop-{session.participant}-llama-3-8b")
+    table = cleanup.participants(session).set_index("participant")
+    row = table.loc[session.participant]
+    assert (row["endpoints"], row["other things"], row["$/h"], row["expires"]) == (0, 1, 0, "")
+    cleanup.delete(session)
+
+
+# --- the command line -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(shared, capsys, monkeypatch):
+    """The command line, with the test's session: to open one takes a second."""
+
+    def opened(target, *, participant=None):
+        return of(shared, participant or shared.participant)
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = cleanup.main(arguments)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    of = participant
+    monkeypatch.setattr(cleanup, "open_session", opened)
+    return run
+
+
+def on_a_terminal(monkeypatch, answer):
+    def reply(question):
+        print(question)
+        if isinstance(answer, type):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", reply)
+
+
+def test_a_dry_run_shows_what_is_there_and_deletes_nothing(session, run):
+    name = small(session)
+    status, said = run("--dry-run", "--participant", session.participant)
+    assert status == 1
+    assert f"{name} us-east-1" in said and "so far: $" in said
+    assert statuses(session, name)
+    cleanup.delete(session)
+    status, said = run("--dry-run", "--participant", session.participant)
+    assert (status, said) == (
+        0,
+        f"[rehearsal] Nothing of {session.participant} is here (us-east-1).\n",
+    )
+
+
+def test_without_a_terminal_nothing_is_deleted_unless_told_so(session, run):
+    name = small(session)
+    status, said = run("--participant", session.participant)
+    assert status == 1
+    assert said.startswith("SettingsError: Nobody can be asked here: give --yes")
+    assert statuses(session, name)
+    status, said = run("--yes", "--participant", session.participant)
+    assert status == 0
+    assert "0 left." in said and f"{name}: " in said
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", EOFError, KeyboardInterrupt])
+def test_only_a_yes_is_one(session, run, monkeypatch, answer):
+    made.model(session, f"inf2-workshop-{session.participant}-llama-3-8b")
+    on_a_terminal(monkeypatch, answer)
+    status, said = run("--participant", session.participant)
+    assert status == 1
+    assert "Delete these 1 things? [y/N]" in said
+    on_a_terminal(monkeypatch, "y")
+    status, said = run("--participant", session.participant)
+    assert status == 0 and "1 deleted, 0 left." in said
+
+
+def test_what_is_left_is_said_with_its_reason(session, run):
+    made.model(session, f"inf2-workshop-{session.participant}-my-own")
+    status, said = run("--yes", "--participant", session.participant)
+    assert status == 1
+    assert "0 deleted, 1 left." in said and "kept: it has no tags" in said
+    name = f"inf2-workshop-{session.participant}-my-own"
+    assert run("--yes", "--participant", session.participant, "--name", name)[0] == 0
+
+
+def test_the_command_line_looks_where_it_is_told(session, regions, run):
+    far = participant(regions["eu-central-1"], session.participant)
+    made.model(far, f"inf2-workshop-{session.participant}-llama-3-8b")
+    mine = ("--participant", session.participant)
+    assert run("--dry-run", *mine)[0] == 0
+    two = ("--region", "us-east-2", "--region", "eu-central-1")
+    status, said = run("--dry-run", *two, *mine)
+    assert status == 1 and "eu-central-1" in said
+    assert run("--yes", *two, *mine)[0] == 0
+
+
+def test_all_regions_from_the_command_line(session, run):
+    status, said = run("--all-regions", "--dry-run", "--participant", session.participant)
+    assert status == 0 and "ap-southeast-2, " in said or "ap-southeast-2)" in said
+
+
+def test_the_instructors_view_from_the_command_line(session, run):
+    small(session)
+    status, said = run("--participants")
+    assert status == 1 and session.participant in said
+    cleanup.delete(session)
+
+
+def test_a_mistake_is_a_sentence(server, capsys):
+    assert cleanup.main(("--dry-run", "--region", "mars")) == 1
+    assert capsys.readouterr().err.startswith("SettingsError: 'mars' is not an AWS region")

@@ -18,6 +18,7 @@ BY_HAND = {  # not of the JSON protocol
     "GetSchedule",
     "ListSchedules",
     "DeleteSchedule",
+    "GetResources",
 }
 
 

@@ -75,6 +75,7 @@ class Parts:
         timeline: What happens by itself.
         targets: Services of the JSON protocol, by the prefix of their `X-Amz-Target`.
         state: Where it is kept.
+        tagging: Resource Groups Tagging, over what moto plays and what it does not.
         rights: Who may do what; None lets everyone do everything.
     """
 
@@ -86,6 +87,7 @@ class Parts:
     timeline: Any
     targets: Mapping[str, Any]
     state: State = field(default_factory=lambda: State(None))
+    tagging: Any = None
     rights: Any = None
 
 
@@ -109,6 +111,7 @@ def load(clock: Clock, options: Options) -> Parts:
         pricing,
         quotas,
         schedules,
+        tagging,
     )
     from helpers.rehearsal.container import runtime
 
@@ -127,6 +130,7 @@ def load(clock: Clock, options: Options) -> Parts:
         quota=limits.limit,
         data=modeldata.ModelData(aws),
         faults=options.faults,
+        roles=rights,
     )
     endpoints = sagemaker.endpoints
     meter = metrics.EndpointMetrics(timeline, endpoints=endpoints, publish=aws.put_metrics)
@@ -153,8 +157,16 @@ def load(clock: Clock, options: Options) -> Parts:
         model=model("scheduler"),
         targets={"sagemaker": sagemaker.service},
         account=awsjson.ACCOUNT,
+        roles=rights,
     )
     plans.resume()
+    tags = tagging.Tagging(
+        model("resourcegroupstaggingapi"),
+        catalog=sagemaker.catalog,
+        scaling=scaling,
+        services=aws,
+        account=awsjson.ACCOUNT,
+    )
     # What is loaded stays: to look through all of it again would hold up every stream for 0.1 s.
     gc.collect()
     gc.freeze()
@@ -163,6 +175,7 @@ def load(clock: Clock, options: Options) -> Parts:
         runtime=answering,
         services=aws,
         schedules=plans,
+        tagging=tags,
         hub=hub.Hub(gated),
         timeline=timeline,
         targets={service.target_prefix: service for service in in_json},
@@ -243,6 +256,8 @@ class FrontDoor:
         elif request.service == "scheduler":
             answer = await parts.schedules.answer(request)
             self._answer_kept(parts, response, answer, changes=request.method != "GET")
+        elif request.service == "tagging":
+            response.respond(*await parts.tagging.answer(request))
         else:
             response.respond(*await parts.services.answer(request))
 

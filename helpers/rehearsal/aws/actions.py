@@ -125,7 +125,7 @@ def asked(request: Request, service: str, place: Place) -> list[Ask]:
         return list(_scheduler(request, place))
     target = request.headers.get("x-amz-target", "")
     in_json = bool(target) and service not in _QUERY
-    given = _members(request) if in_json else _form(request)
+    given = _members(request) if in_json else form(request)
     operation = target.rpartition(".")[2] if in_json else given.get("Action", "")
     of_service = {
         "application-autoscaling": _autoscaling,
@@ -315,7 +315,7 @@ def _cloudwatch(operation: str, given: Mapping[str, Any], place: Place) -> Itera
         name = _text(given.get("AlarmName"))
         yield Ask(action, place.arn("cloudwatch", f"alarm:{name}"), _tag_values(given))
     elif operation in ("DeleteAlarms", "DescribeAlarms"):
-        names = _texts(given.get("AlarmNames")) or _numbered(given, "AlarmNames") or (ANY,)
+        names = _texts(given.get("AlarmNames")) or numbered(given, "AlarmNames") or (ANY,)
         for name in names:
             yield Ask(action, place.arn("cloudwatch", f"alarm:{name}"))
     else:
@@ -501,7 +501,8 @@ def _members(request: Request) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _form(request: Request) -> dict[str, str]:
+def form(request: Request) -> dict[str, str]:
+    """The parameters of a request of the Query protocol, the first of each name."""
     given = _query(request) | parse_qs(request.body.decode("latin-1"), keep_blank_values=True)
     return {name: values[0] for name, values in given.items()}
 
@@ -510,9 +511,15 @@ def _query(request: Request) -> dict[str, list[str]]:
     return parse_qs(request.query, keep_blank_values=True)
 
 
-def _numbered(given: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """A list of the Query protocol."""
-    return tuple(value for key, value in given.items() if key.startswith(f"{name}.member."))
+def numbered(given: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """A list of the Query protocol, e.g. `ActionNames`."""
+    start = f"{name}.member."
+    found = {
+        int(key.removeprefix(start)): value
+        for key, value in given.items()
+        if key.startswith(start) and key.removeprefix(start).isdecimal()
+    }
+    return tuple(found[number] for number in sorted(found))
 
 
 def _tag_values(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -11,12 +11,11 @@ in aws/amazon-sagemaker-feedback issue 193; quotes around S3's ARNs as in its us
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 
 from helpers.rehearsal.aws import actions
 from helpers.rehearsal.aws.actions import ANY, RESOURCE_TAG, Ask, Place
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError
-from helpers.rehearsal.aws.policies import Context, Decision
+from helpers.rehearsal.aws.policies import Context, Decision, now
 from helpers.rehearsal.aws.principals import Directory, Principal, Verdict
 from helpers.rehearsal.server import Request
 
@@ -131,7 +130,7 @@ class Authorizer:
 
     def _verdict(self, who: Principal, ask: Ask, region: str) -> Verdict:
         asked = who.keys(ask.action)
-        values = {**_ALWAYS, **self._now(), "aws:requestedregion": (region,)}
+        values = {**_ALWAYS, **now(self._clock()), "aws:requestedregion": (region,)}
         values |= {"aws:resourceaccount": (self._account,), **who.values, **ask.values}
         has_tags = False
         if any(key.startswith(RESOURCE_TAG) for key in asked):
@@ -143,11 +142,6 @@ class Authorizer:
             return actions.knows(key) or (has_tags and key.startswith(RESOURCE_TAG))
 
         return who.judge(ask.action, ask.resource, Context(values, knows))
-
-    def _now(self) -> dict[str, tuple[str, ...]]:
-        now = self._clock()
-        text = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return {"aws:epochtime": (f"{now:.0f}",), "aws:currenttime": (text,)}
 
     def _words(self, key: str, ask: Ask, region: str) -> str:
         who = self._directory().keys.get(key)

@@ -170,6 +170,10 @@ class AutoScaling:
                 "Scaling before they can be removed or have their instance type updated."
             )
 
+    def targets(self, region: str) -> list[Target]:
+        """The scalable targets of a region."""
+        return [one for one in self._targets.values() if one.key[0] == region]
+
     # --- scalable targets
 
     def _register(self, given: dict[str, Any], region: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from botocore.model import ServiceModel
 
@@ -17,6 +17,13 @@ _ECR = re.compile(r"\d{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.[a-z0-9.-]+/\S+")
 _INSTANCE_MEMBERS = ("ModelName", "InstanceType", "InitialInstanceCount")
 
 
+class Roles(Protocol):
+    """What is asked about an execution role."""
+
+    def trusts(self, role_arn: str, service: str) -> bool:
+        """Whether it exists and lets a service assume it."""
+
+
 class ControlPlane:
     """The SageMaker operations of the workshop, in AWS time.
 
@@ -27,6 +34,7 @@ class ControlPlane:
         quota: How many instances of a type may serve in a region.
         data: What lies in S3 for models to load.
         faults: What is to go wrong.
+        roles: Which roles there are; None takes every one.
         account: Twelve digits.
     """
 
@@ -39,10 +47,12 @@ class ControlPlane:
         quota: Callable[[str, str], float],
         data: Data,
         faults: Faults,
+        roles: Roles | None = None,
         account: str = ACCOUNT,
     ):
         self._timeline = timeline
         self._data = data
+        self._roles = roles
         self._journal: list[dict[str, Any]] = []
         self.catalog = catalog = Catalog(account=account)
         self.endpoints = endpoints = Endpoints(
@@ -111,6 +121,14 @@ class ControlPlane:
             raise invalid("The rehearsal AWS needs the PrimaryContainer's Image.")
         if "ExecutionRoleArn" not in given:
             raise invalid("Execution role is required to create a model.")
+        role = given["ExecutionRoleArn"]
+        if self._roles is not None and not self._roles.trusts(role, "sagemaker"):
+            # As aws-samples/aws-neuron-samples' and others' READMEs quote it (2026-11).
+            raise invalid(
+                f'The execution role ARN "{role}" is invalid. Please ensure that the role exists '
+                'and that its trust relationship policy allows the action "sts:AssumeRole" for '
+                'the service principal "sagemaker.amazonaws.com".'
+            )
         image = container["Image"]
         access = container.get("ImageConfig", {}).get("RepositoryAccessMode")
         if access != "Vpc" and not _ECR.fullmatch(image):

@@ -53,7 +53,8 @@ class _NotKnown(Exception):
 @dataclass(frozen=True)
 class _Condition:
     operator: str
-    key: str
+    key: str  # in lower case
+    spelled: str
     values: tuple[str, ...]
 
 
@@ -154,7 +155,7 @@ def _statement(given: Mapping[str, Any], name: str, has_variables: bool) -> Stat
         resources=_texts(given["NotResource" if except_resources else "Resource"]),
         except_resources=except_resources,
         conditions=tuple(
-            _Condition(operator, key.lower(), _texts(values))
+            _Condition(operator, key.lower(), key, _texts(values))
             for operator, asked in given.get("Condition", {}).items()
             for key, values in asked.items()
         ),
@@ -190,6 +191,12 @@ def evaluate(
     if denying:
         return Decision.EXPLICIT_DENY, denying
     return (Decision.ALLOWED if found else Decision.IMPLICIT_DENY), found
+
+
+def now(epoch_s: float) -> dict[str, tuple[str, ...]]:
+    """The condition keys that say what time it is."""
+    text = datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"aws:epochtime": (f"{epoch_s:.0f}",), "aws:currenttime": (text,)}
 
 
 # --- patterns

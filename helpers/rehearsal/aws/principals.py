@@ -66,15 +66,16 @@ class Principal:
         return verdicts[0]
 
     def keys(self, action: str) -> set[str]:
-        """The condition keys on which it depends whether it may do something."""
-        everything = (self.statements, *(statements for _, statements in self.limits))
-        return {
-            key
-            for statements in everything
-            for one in statements
-            if one.is_about(action)
-            for key in one.keys
-        }
+        """Condition keys and variables on which it depends whether it may do something."""
+        return {key for one in self._about(action) for key in one.keys}
+
+    def spelled_keys(self, action: str) -> set[str]:
+        """The condition keys among them, as its policies spell them."""
+        return {one.spelled for each in self._about(action) for one in each.conditions}
+
+    def _about(self, action: str) -> Iterator[Statement]:
+        for statements in (self.statements, *(statements for _, statements in self.limits)):
+            yield from (one for one in statements if one.is_about(action))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A schedule's target is a universal one, `arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint`: one
 of SageMaker's operations that changes something. It is carried out on the rehearsal's clock, in the
-schedule's region, and tried again when it fails. The role's permissions are not looked at, only
-whether the scheduler may assume it.
+schedule's region, with the permissions that the schedule's role has then, and tried again when it
+fails.
 
 Source: "EventBridge Scheduler user guide": schedule types, universal targets, deleting a schedule;
 API reference: RetryPolicy.
@@ -14,13 +14,15 @@ import json
 import logging
 import re
 from asyncio import wrap_future
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from botocore.model import ServiceModel
 
+from helpers.rehearsal.aws import actions
+from helpers.rehearsal.aws.actions import Ask, Place
 from helpers.rehearsal.aws.awsjson import AwsError, Service, invalid, parse, validate
 from helpers.rehearsal.aws.crontab import Cron, NotOffered
 from helpers.rehearsal.aws.services import (
@@ -53,6 +55,13 @@ _GROUP = re.compile("/schedule-groups/([0-9a-zA-Z-_.]+)")
 _NO_ROLE = "The execution role you provide must allow AWS EventBridge Scheduler to assume the role."
 
 
+class Roles(Protocol):
+    """What is asked about a schedule's role."""
+
+    def problem(self, role_arn: str, session: str, asks: Iterable[Ask], *, region: str) -> str:
+        """What AWS says when it may not do all of this; else empty."""
+
+
 class Schedules:
     """The scheduler's front: checks what moto does not, and lets happen what is due.
 
@@ -62,6 +71,7 @@ class Schedules:
         model: botocore's service model of `scheduler`.
         targets: The services whose operations can be called, by what the SDKs call them.
         account: Twelve digits.
+        roles: What schedules' roles may do; None lets them do everything.
     """
 
     def __init__(
@@ -72,11 +82,13 @@ class Schedules:
         model: ServiceModel,
         targets: Mapping[str, Service],
         account: str,
+        roles: Roles | None = None,
     ):
         self._timeline = timeline
         self._services = services
         self._model = model
         self._account = account
+        self._roles = roles
         self._operations = {
             f"{service}:{name[0].lower()}{name[1:]}": (target, name)
             for service, target in targets.items()
@@ -164,12 +176,10 @@ class Schedules:
             raise invalid("Input for a universal target must be well-formed JSON.")  # [unverified]
 
     async def _check_neighbors(self, region: str, group: str, role_arn: str) -> None:
-        ask = self._services.ask(_neighbors, self._account, region, group, role_arn)
-        has_group, may_assume = await wrap_future(ask)
-        if not has_group:
+        if not await wrap_future(self._services.ask(_has_group, self._account, region, group)):
             message = f"Schedule group {group} does not exist."
             raise AwsError("ResourceNotFoundException", message, status=404)
-        if not may_assume:
+        if not self._services.directory.trusts(role_arn, "scheduler"):
             raise invalid(_NO_ROLE)
 
     # --- what happens
@@ -209,12 +219,24 @@ class Schedules:
         """Call the target; returns what went wrong."""
         target = schedule["Target"]
         service, operation = self._operations[target["Arn"].partition(":aws-sdk:")[2]]
+        if problem := self._denied(schedule, operation, region):
+            return f"AccessDeniedException: {problem}"
         answer = service.answer(operation, target.get("Input", "{}").encode(), region=region)
         if answer.status == 200:
             log.info("The schedule %s called %s.", schedule["Name"], operation)
             return None
         told = json.loads(answer.body)
         return f"{told['__type']}: {told['message']}"
+
+    def _denied(self, schedule: Schedule, operation: str, region: str) -> str:
+        """What AWS says when the schedule's role may not call its target; else empty."""
+        if self._roles is None:
+            return ""
+        target = schedule["Target"]
+        given = json.loads(target.get("Input", "{}"))
+        asks = actions.sagemaker(operation, given, Place(region, self._account))
+        # What AWS calls the session is [unverified].
+        return self._roles.problem(target["RoleArn"], schedule["Stamp"], asks, region=region)
 
 
 def _may_retry(schedule: Schedule, event: Mapping[str, Any], at_s: float) -> bool:
@@ -323,36 +345,7 @@ def _stored(account: str) -> dict[Key, Schedule]:
     return stored
 
 
-def _has_group(account: str, region: str, name: str) -> bool:
+def _has_group(account: str, region: str, group: str) -> bool:
     from moto.scheduler.models import scheduler_backends
 
-    return name in scheduler_backends[account][region].schedule_groups
-
-
-def _neighbors(account: str, region: str, group: str, role_arn: str) -> tuple[bool, bool]:
-    """Whether there is such a schedule group, and whether the scheduler may assume the role."""
-    from moto.iam.models import iam_backends
-    from moto.scheduler.models import scheduler_backends
-
-    roles = iam_backends[account]["aws"].roles.values()
-    role = next((role for role in roles if role.arn == role_arn), None)
-    may_assume = role is not None and _trusts(json.loads(role.assume_role_policy_document))
-    return group in scheduler_backends[account][region].schedule_groups, may_assume
-
-
-def _trusts(policy: Mapping[str, Any]) -> bool:
-    """Whether a trust policy lets the scheduler assume the role; conditions are not looked at."""
-    statements = policy.get("Statement", [])
-    for statement in [statements] if isinstance(statements, dict) else statements:
-        principal = statement.get("Principal", {})
-        trusted = principal.get("Service", []) if isinstance(principal, dict) else []
-        trusted = [trusted] if isinstance(trusted, str) else trusted
-        actions = statement.get("Action", [])
-        actions = [actions] if isinstance(actions, str) else actions
-        if (
-            statement.get("Effect") == "Allow"
-            and "scheduler.amazonaws.com" in trusted
-            and {"sts:AssumeRole", "sts:*", "*"} & set(actions)
-        ):
-            return True
-    return False
+    return group in scheduler_backends[account][region].schedule_groups

@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 from helpers import hub
-from helpers.rehearsal.aws import identities, mends, principals
+from helpers.rehearsal.aws import identities, mends, policies, principals, simulation
 from helpers.rehearsal.aws.awsjson import REGION, AwsError
 from helpers.rehearsal.aws.writeahead import WriteAhead
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
@@ -117,6 +117,12 @@ class Services:
             # moto leaves them out without a word.
             message = "The rehearsal AWS has percentiles in GetMetricData only, e.g. Stat=p99."
             return _error(request, 400, "InvalidParameterCombination", message)
+        if service == "iam" and _operation(request) == simulation.OPERATION:
+            try:
+                now = policies.now(self._clock())
+                return simulation.answer(request, self._directory, now=now)
+            except AwsError as error:
+                return refusal(request, error)
         return await asyncio.wrap_future(self.submit(request))
 
     def submit(self, request: Request) -> Future[Answer]:

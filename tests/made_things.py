@@ -1,0 +1,168 @@
+"""Things of the workshop's names and tags, made with plain boto3 as its other parts make them."""
+
+import json
+from datetime import timedelta
+
+from helpers import recipes, resources
+
+RECIPE = recipes.get("llama-3-8b")
+ENV = {**RECIPE.env, "HF_TOKEN": "hf_of_the_tests"}
+ROLE = "arn:aws:iam::123456789012:role/workshop-execution-role"
+IMAGE = (
+    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
+    "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
+)
+SCALED = {
+    "ServiceNamespace": "sagemaker",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
+_TRUST = {
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "scheduler.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ]
+}
+
+
+def tags_for(participant, *, recipe="llama-3-8b", expires="never"):
+    return {
+        "workshop": "inferentia2",
+        "participant": participant,
+        "recipe": recipe,
+        "expires": expires,
+    }
+
+
+def listed(tags):
+    return [{"Key": key, "Value": value} for key, value in (tags or {}).items()]
+
+
+def model(session, name, tags=None):
+    session.client("sagemaker").create_model(
+        ModelName=name,
+        ExecutionRoleArn=ROLE,
+        PrimaryContainer={"Image": IMAGE, "Environment": ENV},
+        Tags=listed(tags),
+    )
+
+
+def config(session, name, tags=None, *, count=1, model_name=None):
+    session.client("sagemaker").create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[
+            {
+                "VariantName": "AllTraffic",
+                "ModelName": model_name or name,
+                "InstanceType": "ml.inf2.xlarge",
+                "InitialInstanceCount": count,
+                "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
+            }
+        ],
+        Tags=listed(tags),
+    )
+
+
+def endpoint(session, name, tags=None, *, count=1, config_name=None):
+    model(session, name, tags)
+    config(session, name, tags, count=count)
+    session.client("sagemaker").create_endpoint(
+        EndpointName=name, EndpointConfigName=config_name or name, Tags=listed(tags)
+    )
+
+
+def in_service(session, name):
+    session.client("sagemaker").get_waiter("endpoint_in_service").wait(
+        EndpointName=name, WaiterConfig={"Delay": 0.05, "MaxAttempts": 200}
+    )
+
+
+def scaling(session, name, tags=None):
+    client = session.client("application-autoscaling")
+    named = {**SCALED, "ResourceId": f"endpoint/{name}/variant/AllTraffic"}
+    client.register_scalable_target(**named, MinCapacity=1, MaxCapacity=2, Tags=tags or {})
+    client.put_scaling_policy(
+        **named,
+        PolicyName=name,
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 4.0,
+            "PredefinedMetricSpecification": {
+                "PredefinedMetricType": "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+            },
+        },
+    )
+
+
+def scheduler_role(session):
+    iam = session.client("iam")
+    try:
+        return iam.get_role(RoleName="made-for-schedules")["Role"]["Arn"]
+    except iam.exceptions.NoSuchEntityException:
+        return iam.create_role(
+            RoleName="made-for-schedules", AssumeRolePolicyDocument=json.dumps(_TRUST)
+        )["Role"]["Arn"]
+
+
+def group(session, participant, tags=None):
+    session.client("scheduler").create_schedule_group(
+        Name=f"inf2-workshop-{participant}", Tags=listed(tags)
+    )
+
+
+def schedule(session, name, *, group, hours=4.0, role=None):
+    due = session.clock.now() + timedelta(hours=hours)
+    session.client("scheduler").create_schedule(
+        Name=name,
+        GroupName=group,
+        ScheduleExpression=f"at({due:%Y-%m-%dT%H:%M:%S})",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        ActionAfterCompletion="DELETE",
+        Target={
+            "Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint",
+            "RoleArn": role or scheduler_role(session),
+            "Input": json.dumps({"EndpointName": name}),
+        },
+    )
+    return due
+
+
+def log_group(session, name, tags=None):
+    group = f"/aws/sagemaker/Endpoints/{name}"
+    session.client("logs").create_log_group(logGroupName=group, **({"tags": tags} if tags else {}))
+
+
+def bucket(session):
+    name = session.bucket
+    client = session.client("s3")
+    if name not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+        elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": session.region}}
+        client.create_bucket(Bucket=name, **(elsewhere if session.region != "us-east-1" else {}))
+    return name
+
+
+def weights(session, participant, *, files=2):
+    for number in range(files):
+        session.client("s3").put_object(
+            Bucket=bucket(session),
+            Key=f"inf2-workshop/{participant}/weights/org/model/{number}.safetensors",
+            Body=b"w" * 1000,
+        )
+
+
+def everything(session, participant, *, recipe="llama-3-8b", hours=400.0, scaled=True, count=1):
+    """One deployment of every kind, as the workshop makes it; its name."""
+    name = resources.name_of(participant, recipe)
+    tags = tags_for(participant, recipe=recipe)
+    log_group(session, name, tags)
+    group(session, participant, tags)
+    if hours:
+        schedule(session, name, group=f"inf2-workshop-{participant}", hours=hours)
+    endpoint(session, name, tags, count=count)
+    if scaled:
+        in_service(session, name)
+        scaling(session, name, tags)
+    weights(session, participant)
+    return name
