@@ -9,9 +9,10 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import hub
+from helpers.resources import LOG_GROUPS
 from helpers.session import Session, reason
 
-LOG_GROUP = "/aws/sagemaker/Endpoints/{name}"
+LOG_GROUP = f"{LOG_GROUPS}{{name}}"
 RETENTION_DAYS = 30
 _STREAMS = 4  # of the latest instances
 WAITING = "waiting for the machine"

@@ -14,7 +14,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,22 +35,6 @@ TARGET = "arn:{partition}:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 RETRY_POLICY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
 _AT = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
 _TRIES, _PAUSE_S = 24, 5.0  # a group that is being deleted is waited for, two minutes of AWS time
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A schedule that deletes an endpoint.
-
-    Attributes:
-        name: Its name, and the endpoint's.
-        arn: Its ARN.
-        expires: When it is due, AWS time; in the past while AWS goes on trying. None when it is
-            disabled or not one of ours.
-    """
-
-    name: str
-    arn: str
-    expires: datetime | None
 
 
 def group_of(session: Session) -> str:
@@ -230,30 +213,6 @@ def _running(session: Session, endpoint: Endpoint) -> str:
 
 
 # --- Clean-up -------------------------------------------------------------------------------
-
-
-def schedules(session: Session) -> list[Schedule]:
-    """The schedules in the participant's group, by name; none without a group.
-
-    Raises:
-        GuardError: When the scheduler cannot be asked.
-    """
-    client, group = session.client("scheduler"), group_of(session)
-    try:
-        names = [
-            one["Name"]
-            for page in client.get_paginator("list_schedules").paginate(GroupName=group)
-            for one in page["Schedules"]
-        ]
-        told = [client.get_schedule(GroupName=group, Name=name) for name in names]
-    except (ClientError, BotoCoreError) as error:
-        if _is_missing(error):
-            return []
-        problem = reason(error)
-    else:
-        found = [Schedule(one["Name"], one["Arn"], _expiry(one)) for one in told]
-        return sorted(found, key=lambda one: one.name)
-    raise GuardError(f"The schedules in {session.region} cannot be listed: {problem}")
 
 
 def remove(session: Session, name: str) -> bool:

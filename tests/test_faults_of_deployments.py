@@ -101,6 +101,10 @@ def bring_up(session, **given):
     return endpoint.bring_up(session, SMALL, role=session.role(), **GIVEN, **given)
 
 
+def schedules(session):
+    return resources.of_participant(session, resources.SCHEDULE)
+
+
 def ends_when(session, operation, fault):
     """The fault is over once the session has called an operation."""
 
@@ -117,7 +121,7 @@ def test_with_several_attempts_it_is_tried_again_after_a_while(mine, capsys):
     with mine.fault("no-capacity"):
         assert bring_up(mine, attempts=2).status == "InService"
     assert "No ml.inf2.xlarge in us-east-1: next attempt in 2 min." in capsys.readouterr().out
-    assert [one.name for one in guard.schedules(mine)] == [name_of(mine)]
+    assert [one.name for one in schedules(mine)] == [name_of(mine)]
 
 
 def test_each_pause_is_twice_as_long_as_the_one_before(mine, capsys):
@@ -141,7 +145,7 @@ def test_the_next_region_is_tried_and_the_session_moves_there(mine, fault, capsy
     assert "goes on in us-west-2" in capsys.readouterr().out
     assert guard.expiry(mine, made.name)
     left = session_in(mine, "us-east-1")
-    assert guard.schedules(left) == []
+    assert schedules(left) == []
     assert all(not resources.of_participant(left, kind) for kind in resources.KINDS)
 
 
@@ -159,7 +163,7 @@ def test_without_a_machine_anywhere_nothing_is_left_and_each_region_is_named(min
     assert re.search("us-east-1: .*us-west-2: .*add a region", str(failed.value))
     assert mine.region == "us-east-1"
     for region in ("us-east-1", "us-west-2"):
-        assert guard.schedules(session_in(mine, region)) == []
+        assert schedules(session_in(mine, region)) == []
 
 
 def test_what_is_no_question_of_capacity_is_not_tried_elsewhere(mine):
@@ -179,4 +183,4 @@ def test_what_is_no_question_of_capacity_is_not_tried_elsewhere(mine):
 def test_nonsense_is_refused_before_anything_is_made(mine, given, words):
     with pytest.raises(errors.WorkshopError, match=words):
         bring_up(mine, **given)
-    assert guard.schedules(mine) == []
+    assert schedules(mine) == []
