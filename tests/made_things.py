@@ -1,29 +1,25 @@
 """Things of the workshop's names and tags, made with plain boto3 as its other parts make them."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
+from botocore.credentials import Credentials
+
 from helpers import recipes, resources
+from helpers.rehearsal import launch
 
 RECIPE = recipes.get("llama-3-8b")
 ENV = {**RECIPE.env, "HF_TOKEN": "hf_of_the_tests"}
-ROLE = "arn:aws:iam::123456789012:role/workshop-execution-role"
+ROLE = "arn:aws:iam::123456789012:role/inf2-workshop-execution"
 IMAGE = (
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
     "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
 )
+SCHEDULER_ROLE = "arn:aws:iam::123456789012:role/inf2-workshop-scheduler"
 SCALED = {
     "ServiceNamespace": "sagemaker",
     "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-}
-_TRUST = {
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "scheduler.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ]
 }
 
 
@@ -96,23 +92,13 @@ def scaling(session, name, tags=None):
     )
 
 
-def scheduler_role(session):
-    iam = session.client("iam")
-    try:
-        return iam.get_role(RoleName="made-for-schedules")["Role"]["Arn"]
-    except iam.exceptions.NoSuchEntityException:
-        return iam.create_role(
-            RoleName="made-for-schedules", AssumeRolePolicyDocument=json.dumps(_TRUST)
-        )["Role"]["Arn"]
-
-
 def group(session, participant, tags=None):
     session.client("scheduler").create_schedule_group(
         Name=f"inf2-workshop-{participant}", Tags=listed(tags)
     )
 
 
-def schedule(session, name, *, group, hours=4.0, role=None):
+def schedule(session, name, *, group, hours=4.0):
     due = session.clock.now() + timedelta(hours=hours)
     session.client("scheduler").create_schedule(
         Name=name,
@@ -122,7 +108,7 @@ def schedule(session, name, *, group, hours=4.0, role=None):
         ActionAfterCompletion="DELETE",
         Target={
             "Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint",
-            "RoleArn": role or scheduler_role(session),
+            "RoleArn": SCHEDULER_ROLE,
             "Input": json.dumps({"EndpointName": name}),
         },
     )
@@ -134,9 +120,28 @@ def log_group(session, name, tags=None):
     session.client("logs").create_log_group(logGroupName=group, **({"tags": tags} if tags else {}))
 
 
+def admin(session):
+    """The same session as one who may do everything."""
+    key = session.boto.endpoint_url, session.region
+    if key not in _admins:
+        boto = type(session.boto)(
+            region_name=session.region, endpoint_url=key[0], like=session.boto
+        )
+        keys = launch.credentials("admin")
+        boto._session._credentials = Credentials(*(value for _, value in sorted(keys.items())))
+        _admins[key] = replace(session, boto=boto)
+    clients = _admins[key]._clients
+    mine = replace(_admins[key], participant=session.participant, settings=session.settings)
+    mine._clients = clients
+    return mine
+
+
+_admins = {}
+
+
 def bucket(session):
-    name = session.bucket
-    client = session.client("s3")
+    """The bucket of the session's region, which participants cannot make."""
+    name, client = session.bucket, admin(session).client("s3")
     if name not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
         elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": session.region}}
         client.create_bucket(Bucket=name, **(elsewhere if session.region != "us-east-1" else {}))
@@ -144,9 +149,10 @@ def bucket(session):
 
 
 def weights(session, participant, *, files=2):
+    here = bucket(session)
     for number in range(files):
         session.client("s3").put_object(
-            Bucket=bucket(session),
+            Bucket=here,
             Key=f"inf2-workshop/{participant}/weights/org/model/{number}.safetensors",
             Body=b"w" * 1000,
         )
