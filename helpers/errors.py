@@ -12,6 +12,7 @@ WorkshopError
 │   └── EndpointFailed   there is one, and it did not come up
 │       └── CapacityError  the region has no machine for it
 ├── InvocationError      the endpoint answered with an error, or not at all
+├── WeightsError         a model cannot be copied to S3
 ├── ClusterError         a client on another machine was lost
 ├── ResultsError         a run cannot be read or written
 └── RehearsalError       the local AWS did not start or answer
@@ -97,6 +98,10 @@ class InvocationError(WorkshopError):
     def __reduce__(self):
         """Pickle with the keyword arguments, so that the error can cross a process."""
         return _invocation_error, (str(self), self.__dict__)
+
+
+class WeightsError(WorkshopError):
+    """A model cannot be copied to S3."""
 
 
 class ClusterError(WorkshopError):

@@ -68,7 +68,7 @@ class World:
 
     def __init__(self):
         self.clock = SetClock()
-        self.may = lambda role, action, resource, context: True  # what the execution role may
+        self.role_may = lambda role, ask, region: True
         self.stopped = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
@@ -98,7 +98,7 @@ class World:
             logs=self.services,
             model=self.model,
             quota=lambda instance_type, region: 20,
-            data=modeldata.ModelData(self.services, may=lambda *asked: self.may(*asked)),
+            data=modeldata.ModelData(self.services, may=self._may),
             faults=self.faults,
         )
         return routes.Parts(
@@ -110,6 +110,9 @@ class World:
             self.timeline,
             {"SageMaker": self.control.service},
         )
+
+    def _may(self, role, ask, *, region):
+        return self.role_may(role, ask, region)
 
     def empty(self):
         """Forget every model, configuration and endpoint."""

@@ -11,6 +11,7 @@ from small_aws import ORIGIN, PING, RECIPE, ROLE, World, create_config, image
 from helpers import recipes, symptoms
 from helpers.rehearsal import repository
 from helpers.rehearsal.aws import modeldata
+from helpers.rehearsal.aws.actions import Ask
 from helpers.rehearsal.aws.endpoints import Deployment
 from helpers.rehearsal.container.containers import Container
 
@@ -33,7 +34,7 @@ def running():
 def world(running):
     running.empty()
     running.clock.now_s = ORIGIN
-    running.may = lambda *asked: True
+    running.role_may = lambda role, ask, region: True
     put(running, **repository.files(MODEL_ID, b"{}"))
     return running
 
@@ -119,18 +120,19 @@ def test_what_modelbuilder_makes_up_is_not_found(world):
 def test_a_role_that_may_not_read_is_refused(world, right):
     asked = []
 
-    def may(role, action, resource, context):
-        asked.append((role, action, resource, context))
-        return action != right
+    def may(role, ask, region):
+        assert (role, region) == (ROLE, "us-east-1")
+        asked.append(ask)
+        return ask.action != right
 
-    world.may = may
+    world.role_may = may
     words = refused(world)
     assert f'Could not access model data at {URI}. Please ensure that the role "{ROLE}"' in words
     found = symptoms.recognize(words)
     assert (found.name, URI in found.cause) == ("weights not readable", True)
-    assert (ROLE, "s3:ListBucket", "arn:aws:s3:::weights", {"s3:prefix": "p/model/"}) in asked
+    assert asked[0] == Ask("s3:ListBucket", "arn:aws:s3:::weights", {"s3:prefix": ("p/model/",)})
     if right == "s3:GetObject":
-        assert asked[-1][2].startswith("arn:aws:s3:::weights/p/model/")
+        assert asked[-1].resource.startswith("arn:aws:s3:::weights/p/model/")
 
 
 def test_a_bucket_of_another_region_is_refused(world):

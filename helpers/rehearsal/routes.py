@@ -128,7 +128,7 @@ def load(clock: Clock, options: Options) -> Parts:
         logs=aws,
         model=model("sagemaker"),
         quota=limits.limit,
-        data=modeldata.ModelData(aws),
+        data=modeldata.ModelData(aws, may=rights.allows),
         faults=options.faults,
         roles=rights,
     )

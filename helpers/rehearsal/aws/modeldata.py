@@ -9,11 +9,12 @@ path for a model's id and finds its shape in the Neuron cache by its architectur
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helpers import contracts, models
+from helpers.rehearsal.aws.actions import Ask
 from helpers.rehearsal.aws.awsjson import ACCOUNT, invalid
 
 FOLDER = "/opt/ml/model"
@@ -49,6 +50,7 @@ _NO_TOKENIZER = (
 )
 _MEMBERS = ("ModelDataUrl", "ModelDataSource")
 _INDEX = "model.safetensors.index.json"
+_LARGEST = 2**24  # bytes of a file that is looked into
 _READ = ("config.json", _INDEX)  # what is looked into; the rest is looked at
 
 
@@ -119,7 +121,11 @@ def uri_of(container: Mapping[str, Any]) -> str | None:
     return source.get("S3Uri") or container.get("ModelDataUrl") or None
 
 
-May = Callable[[str, str, str, Mapping[str, str]], bool]
+class May(Protocol):
+    """Who knows what roles may do."""
+
+    def __call__(self, role_arn: str, ask: Ask, *, region: str) -> bool:
+        """Whether a role may do something."""
 
 
 class Moto(Protocol):
@@ -134,8 +140,7 @@ class ModelData:
 
     Args:
         moto: Where S3 is.
-        may: Whether a role (ARN) may do something (`s3:GetObject`) with a resource (ARN), given
-            what else a policy may ask for (condition keys and their values).
+        may: Whether a role (ARN) may do something, in a region.
         account: Twelve digits.
     """
 
@@ -143,7 +148,7 @@ class ModelData:
         self,
         moto: Moto,
         *,
-        may: May = lambda role, action, resource, context: True,
+        may: May,
         account: str = ACCOUNT,
     ):
         self._moto = moto
@@ -168,7 +173,10 @@ class ModelData:
         _check_source(container.get("ModelDataSource", {}).get("S3DataSource"), uri)
         bucket, key = _split(uri)
         where, names, _ = self._look(bucket, key)
-        if where is not None and (where != region or not self._readable(role, bucket, key, names)):
+        asks = _asks(bucket, key, names)
+        if where is not None and (
+            where != region or not all(self._may(role, ask, region=region) for ask in asks)
+        ):
             raise invalid(_NOT_READABLE.format(uri=uri, role=role, region=region))
         if not names:
             raise invalid(_NOT_FOUND.format(uri=uri))
@@ -184,16 +192,19 @@ class ModelData:
         _, names, texts = self._look(bucket, key)
         return ModelFiles(uri, frozenset(names), texts) if names else None
 
-    def _readable(self, role: str, bucket: str, key: str, names: set[str]) -> bool:
-        arn = f"arn:aws:s3:::{bucket}"
-        if not _is_prefix(key):
-            return self._may(role, "s3:GetObject", f"{arn}/{key}", {})
-        return self._may(role, "s3:ListBucket", arn, {"s3:prefix": key}) and all(
-            self._may(role, "s3:GetObject", f"{arn}/{key}{name}", {}) for name in names
-        )
-
     def _look(self, bucket: str, key: str) -> tuple[str | None, set[str], dict[str, bytes]]:
         return self._moto.ask(_objects, self._account, bucket, key).result()
+
+
+def _asks(bucket: str, key: str, names: Iterable[str]) -> Iterator[Ask]:
+    """What reading a key or a prefix asks for."""
+    arn = f"arn:aws:s3:::{bucket}"
+    if not _is_prefix(key):
+        yield Ask("s3:GetObject", f"{arn}/{key}")
+        return
+    yield Ask("s3:ListBucket", arn, {"s3:prefix": (key,)})
+    for name in names:
+        yield Ask("s3:GetObject", f"{arn}/{key}{name}")
 
 
 def _objects(account: str, bucket: str, key: str) -> tuple[str | None, set[str], dict[str, bytes]]:
@@ -209,7 +220,8 @@ def _objects(account: str, bucket: str, key: str) -> tuple[str | None, set[str],
         listed = [one for one in listed if one.name == key]
     named = {one.name.removeprefix(key) or one.name.rpartition("/")[2]: one for one in listed}
     named.pop("", None)  # a folder that the console has made
-    return found.region_name, set(named), {n: named[n].value for n in _READ if n in named}
+    read = {n: named[n].value for n in _READ if n in named and named[n].size <= _LARGEST}
+    return found.region_name, set(named), read
 
 
 def _check_source(source: Mapping[str, Any] | None, uri: str) -> None:
