@@ -29,7 +29,7 @@ def _deploy(here):
     sagemaker = here.client("sagemaker")
     sagemaker.create_model(
         ModelName=NAME,
-        ExecutionRoleArn="arn:aws:iam::123456789012:role/workshop-execution-role",
+        ExecutionRoleArn=here.role(),
         PrimaryContainer={"Image": IMAGE, "Environment": ENV},
     )
     variant = {

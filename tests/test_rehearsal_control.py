@@ -814,13 +814,11 @@ def test_what_cannot_load_is_said_in_the_log_and_to_clients(caplog):
 # --- moto behind the door
 
 
-def test_the_identity_is_the_workshops_role_in_every_region(world):
+def test_the_identity_is_the_same_in_every_region(world):
     for region in ("us-east-1", "eu-west-1"):
         told = world.client("sts", region).get_caller_identity()
         assert told["Account"] == "123456789012"
-        assert told["Arn"] == (
-            "arn:aws:sts::123456789012:assumed-role/workshop-execution-role/rehearsal"
-        )
+        assert told["Arn"] == "arn:aws:sts::123456789012:assumed-role/workshop-admin/rehearsal"
 
 
 def test_the_role_trusts_sagemaker(world):

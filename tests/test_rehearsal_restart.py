@@ -20,35 +20,24 @@ from helpers.rehearsal import launch
 
 ROOT = Path(__file__).parent.parent
 SPEED = 600
-SCHEDULER_TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "scheduler.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
-}
+GROUP = "inf2-workshop-rehearsal"
 
 
 # --- restart and schedule
 
 
 def schedule_deletion(here, name, *, after_s):
-    iam = here.client("iam")
-    role = iam.create_role(
-        RoleName=f"{name}-scheduler", AssumeRolePolicyDocument=json.dumps(SCHEDULER_TRUST)
-    )["Role"]["Arn"]
     due = here.clock.now() + timedelta(seconds=after_s)
+    here.client("scheduler").create_schedule_group(Name=GROUP)
     here.client("scheduler").create_schedule(
         Name=name,
+        GroupName=GROUP,
         ScheduleExpression=f"at({due:%Y-%m-%dT%H:%M:%S})",
         FlexibleTimeWindow={"Mode": "OFF"},
         ActionAfterCompletion="DELETE",
         Target={
             "Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint",
-            "RoleArn": role,
+            "RoleArn": here.scheduler_role(),
             "Input": json.dumps({"EndpointName": name}),
         },
     )
@@ -67,14 +56,14 @@ def test_a_scheduled_deletion_happens_although_the_server_was_killed_meanwhile(t
     with deployed.rehearsal(tmp_path, speed=SPEED) as here:
         name = deployed.NAME
         due = schedule_deletion(here, name, after_s=3600)
-        here.client("s3").create_bucket(Bucket="kept")
-        here.client("s3").put_object(Bucket="kept", Key="k", Body=b"v")
+        kept = {"Bucket": here.bucket, "Key": "inf2-workshop/rehearsal/k"}
+        here.client("s3").put_object(**kept, Body=b"v")
         time.sleep(0.3)
         os.kill(launch.status(here.settings).pid, signal.SIGKILL)
         session.leave_rehearsal()
         again = session.open_session()
         assert not is_gone(again, name)
-        assert again.client("s3").get_object(Bucket="kept", Key="k")["Body"].read() == b"v"
+        assert again.client("s3").get_object(**kept)["Body"].read() == b"v"
         group = f"/aws/sagemaker/Endpoints/{name}"
         streams = again.client("logs").describe_log_streams(logGroupName=group)["logStreams"]
         assert streams
@@ -95,7 +84,7 @@ def test_a_scheduled_deletion_happens_although_the_server_was_killed_meanwhile(t
         ]
         assert deleted == [pytest.approx(due.timestamp(), abs=1)]
         with pytest.raises(ClientError, match="ResourceNotFound"):
-            again.client("scheduler").get_schedule(Name=name)
+            again.client("scheduler").get_schedule(Name=name, GroupName=GROUP)
 
 
 def launch_journal(here):
@@ -162,7 +151,7 @@ def test_a_fresh_start_forgets_and_needs_the_last_server_to_be_stopped(tmp_path,
     with serving(tmp_path, speed=SPEED):
         monkeypatch.setenv("WORKSHOP_STATE", str(tmp_path))
         monkeypatch.setenv("WORKSHOP_SPEED", str(SPEED))
-        client = session.open_session("rehearsal").client("sagemaker")
+        client = session.open_session("rehearsal", identity="admin").client("sagemaker")
         model = {"Image": deployed.IMAGE, "Environment": {}}
         role = "arn:aws:iam::123456789012:role/workshop-execution-role"
         client.create_model(ModelName="m", ExecutionRoleArn=role, PrimaryContainer=model)
@@ -177,7 +166,7 @@ def test_a_fresh_start_forgets_and_needs_the_last_server_to_be_stopped(tmp_path,
     for flags, left in (([], ["m"]), (["--fresh"], [])):
         session.leave_rehearsal()
         with serving(tmp_path, *flags, speed=SPEED):
-            client = session.open_session("rehearsal").client("sagemaker")
+            client = session.open_session("rehearsal", identity="admin").client("sagemaker")
             assert [one["ModelName"] for one in client.list_models()["Models"]] == left
     session.leave_rehearsal()
     assert launch.status(loaded) is None

@@ -154,11 +154,11 @@ def deploy(here, name):
 
 def test_a_success_is_on_disk_when_it_is_answered(tmp_path):
     with rehearsing.server(tmp_path) as server:
-        here = session.open_session()
+        here = session.open_session(identity="admin")
         deploy(here, "e")
         os.kill(server.pid, signal.SIGKILL)
         session.leave_rehearsal()
-        again = session.open_session().client("sagemaker")
+        again = session.open_session(identity="admin").client("sagemaker")
         assert [one["EndpointName"] for one in again.list_endpoints()["Endpoints"]] == ["e"]
 
 
@@ -174,7 +174,7 @@ def test_a_server_that_cannot_take_its_state_back_says_so_and_ends(tmp_path):
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_an_endpoint_comes_up_although_the_server_was_restarted(tmp_path, end):
     with rehearsing.server(tmp_path) as server:
-        here = session.open_session()
+        here = session.open_session(identity="admin")
         deploy(here, "e")
         time.sleep(0.3)  # a change is on disk within a quarter of a second
         then = here.clock.time()
@@ -184,7 +184,7 @@ def test_an_endpoint_comes_up_although_the_server_was_restarted(tmp_path, end):
         else:
             os.kill(server.pid, signal.SIGKILL)
         session.leave_rehearsal()
-        again = session.open_session()
+        again = session.open_session(identity="admin")
         assert launch.status(loaded).pid != server.pid
         assert then - 1 <= again.clock.time() < then + 3 * 3600  # at speed 3600
         sagemaker = again.client("sagemaker")

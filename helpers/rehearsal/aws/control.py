@@ -123,7 +123,7 @@ class ControlPlane:
             raise invalid("Execution role is required to create a model.")
         role = given["ExecutionRoleArn"]
         if self._roles is not None and not self._roles.trusts(role, "sagemaker"):
-            # As aws-samples/aws-neuron-samples' and others' READMEs quote it (2026-11).
+            # As hashicorp/terraform-provider-aws quotes it, internal/service/sagemaker/endpoint.go.
             raise invalid(
                 f'The execution role ARN "{role}" is invalid. Please ensure that the role exists '
                 'and that its trust relationship policy allows the action "sts:AssumeRole" for '
