@@ -21,12 +21,7 @@ def image_uri(framework: str, version: str, *, region: str) -> str:
     Raises:
         ContainerError: When there is no such framework or version, or not in that region.
     """
-    registries = _registries(framework, version)
-    if region not in registries:
-        raise ContainerError(
-            f"{framework} {version} is not offered in {region}: "
-            f"choose one of {', '.join(sorted(registries))}."
-        )
+    check_offered(framework, version, region=region)
     # Without inference_tool, or with an instance type, the SDK silently gives a tag that does
     # not exist (`…-inf2-py310…`); for vLLM an instance type raises.
     image_uris = sdk.sagemaker_core("image_uris")
@@ -37,6 +32,20 @@ def image_uri(framework: str, version: str, *, region: str) -> str:
             version=version,
             image_scope="inference",
             inference_tool="neuronx" if framework == TGI else None,
+        )
+
+
+def check_offered(framework: str, version: str, *, region: str) -> None:
+    """Refuse a container version that has no image in a region; imports no SDK.
+
+    Raises:
+        ContainerError: When there is no such framework or version, or not in that region.
+    """
+    registries = _registries(framework, version)
+    if region not in registries:
+        raise ContainerError(
+            f"{framework} {version} is not offered in {region}: "
+            f"choose one of {', '.join(sorted(registries))}."
         )
 
 
@@ -139,7 +148,7 @@ def _sdk_config(framework: str) -> dict:
         raise ContainerError(
             f"Unknown framework {framework!r}: choose `{TGI}` (TGI) or `{VLLM}` (vLLM)."
         )
-    config = sdk.sagemaker_core("image_uris").config_for_framework(framework)
+    config = sdk.image_uri_config(framework)
     return config.get("inference", config)["versions"]
 
 

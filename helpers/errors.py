@@ -5,6 +5,7 @@ WorkshopError
 ├── SettingsError        the target, region or another setting makes no sense
 ├── SessionError         no credentials, no role, or a target that must not be used
 ├── ContainerError       no such framework, version, region or image
+├── PreflightError       a check that failed stops the deployment
 ├── EndpointError        an endpoint cannot be made, found or deleted
 │   ├── EndpointMissing  there is none
 │   ├── QuotaError       the account may not have so many instances
@@ -41,6 +42,10 @@ class SessionError(WorkshopError):
 
 class ContainerError(WorkshopError):
     """No such framework, version, region or image."""
+
+
+class PreflightError(WorkshopError):
+    """A check that failed stops the deployment."""
 
 
 class EndpointError(WorkshopError):

@@ -46,12 +46,14 @@ class TokenCheck:
         user: Whose token it is, None when the Hub did not say.
         licence_accepted: Whether it may download the model, None when the Hub did not say.
         message: The same in one sentence, with what to do.
+        refused: Whether the Hub takes it for no token at all.
     """
 
     source: str
     user: str | None
     licence_accepted: bool | None
     message: str
+    refused: bool = False
 
 
 def token(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -98,12 +100,13 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
     except HfHubHTTPError as error:
         status = error.response.status_code
         message = f"The Hub answered {status}: try again later."
-        if status in (401, 403):
+        refused = status in (401, 403)
+        if refused:
             message = (
                 f"The Hub refuses the token from {source}: create a new one at "
                 f"{HUB_URL}/settings/tokens."
             )
-        return TokenCheck(source, user, None, message)
+        return TokenCheck(source, user, None, message, refused)
     except Exception as error:  # huggingface_hub's HTTP library changes between its versions
         return TokenCheck(
             source, user, None, f"The Hub cannot be reached ({type(error).__name__}): not checked."

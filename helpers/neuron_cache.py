@@ -148,8 +148,12 @@ class _Registry:
             Exception: Whatever huggingface_hub raises when the Hub cannot be asked.
         """
         if self._compilers is None:
+            # Asked once beforehand: list_repo_tree would try a silent Hub for long, and log it.
+            self._get(f"{self._url}/api/models/{REPOSITORY}/tree/main")
             tree = self._api.list_repo_tree(REPOSITORY)
             self._compilers = [one.path for one in tree if one.path.startswith("neuronxcc-")]
+            if not self._compilers:
+                raise LookupError(f"{REPOSITORY} has no compiler's folder")
         places = [
             (contract, f"{compiler}/{folder(contract)}")
             for contract in wanted
@@ -173,14 +177,15 @@ class _Registry:
         return [path for path in paths if _family(_model_of(path)) == _family(model_id)][:_FILES]
 
     def _read(self, path: str) -> str:
-        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub import hf_hub_url
+
+        return self._get(hf_hub_url(REPOSITORY, path, endpoint=self._url))
+
+    def _get(self, url: str) -> str:
+        from huggingface_hub import get_session
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        answer = get_session().get(
-            hf_hub_url(REPOSITORY, path, endpoint=self._url),
-            headers=build_hf_headers(token=False),
-            timeout=LIMIT_S,
-        )
+        answer = get_session().get(url, headers=build_hf_headers(token=False), timeout=LIMIT_S)
         hf_raise_for_status(answer)
         return answer.text
 

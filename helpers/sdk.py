@@ -1,11 +1,13 @@
 """sagemaker-core, imported only where it is needed (it takes seconds) and kept quiet."""
 
 import importlib
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from types import ModuleType
 
 from helpers.errors import ContainerError
@@ -27,6 +29,22 @@ def sagemaker_core(module: str) -> ModuleType:
         raise ContainerError(
             f"sagemaker-core cannot be imported ({error}): run `pip install -r requirements.txt`."
         ) from None
+
+
+def image_uri_config(framework: str) -> dict:
+    """The SDK's own table of a framework's images, read from its file without importing the SDK.
+
+    Raises:
+        ContainerError: When sagemaker-core is not installed, or keeps its table elsewhere and
+            cannot be imported.
+    """
+    name = f"sagemaker/core/image_uri_config/{framework}.json"
+    try:
+        path = metadata.distribution("sagemaker-core").locate_file(name)
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (metadata.PackageNotFoundError, OSError):
+        return sagemaker_core("image_uris").config_for_framework(framework)
 
 
 @contextmanager

@@ -1,0 +1,660 @@
+import json
+import re
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import boto3
+import pytest
+import rehearsing
+
+from helpers import preflight, recipes, session
+from helpers.errors import PreflightError
+from helpers.preflight import CHECKS, FAILED, NOT_CHECKED, OK, WARNING, Result
+from helpers.rehearsal import launch
+from helpers.rehearsal.hub import UNGRANTED_TOKEN
+
+GUIDE = recipes.get("llama-3-70b")
+SMALL = recipes.get("llama-3-8b")
+TOKEN = "hf_AbCdEfGhIjKlMnOp"
+MODEL_URL = "https://huggingface.co/meta-llama/Meta-Llama-3-70B-Instruct"
+ROLES = "arn:aws:iam::123456789012:role/"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    with rehearsing.server(tmp_path_factory.mktemp("preflight")):
+        yield session.open_session()
+
+
+@pytest.fixture
+def refused(here):
+    """A session whose AWS is about to refuse something."""
+    yield here
+    rehearsing.restore()
+
+
+class Signing(boto3.Session):
+    """Signs with other keys than those of the environment."""
+
+    def __init__(self, here, keys):
+        super().__init__(
+            region_name=here.region, **{name.lower(): value for name, value in keys.items()}
+        )
+        self.endpoint_url = here.boto.endpoint_url
+
+    def client(self, service_name, **options):
+        return super().client(service_name, endpoint_url=self.endpoint_url, **options)
+
+
+def only(here, name, recipe=GUIDE, **options):
+    [result] = preflight.check(here, recipe, only=name, **options)
+    assert result.check == name
+    if result.state != OK:
+        assert result.remedy.endswith(".")
+    return result
+
+
+# --- all of it
+
+
+def test_everything_is_checked_in_seconds_and_passes(here):
+    started = time.monotonic()
+    results = preflight.check(here, GUIDE, hf_token=TOKEN)
+    assert time.monotonic() - started < 10
+    assert [one.check for one in results] == list(CHECKS)
+    assert {one.check: one.state for one in results} == dict.fromkeys(CHECKS, OK)
+    assert not any(one.remedy for one in results)
+    assert TOKEN not in repr(results)
+    preflight.require(results)
+
+
+def test_the_table_has_a_row_a_check(here):
+    table = preflight.table(preflight.check(here, GUIDE, only=("quota", "shape")))
+    assert list(table.columns) == ["check", "result", "what to do"]
+    assert list(table["check"]) == ["quota", "shape"]
+    assert table["result"][0] == "ok: limit 20 of ml.inf2.48xlarge, 0 in use, 20 left"
+    assert preflight.table([]).empty
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_each_check_runs_alone(here, name):
+    assert only(here, name).state == OK
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_every_recipe_may_be_deployed_and_what_is_assumed_is_a_warning(here, recipe):
+    results = preflight.check(here, recipe)
+    preflight.require(results)
+    states = {one.check: one.state for one in results}
+    cached = "cache" if recipe.name != GUIDE.name else ""
+    assert {name for name, state in states.items() if state != OK} == set(filter(None, [cached]))
+
+
+# --- who one is
+
+
+def test_credentials_that_have_run_out_fail_and_what_needs_them_is_not_checked(here):
+    with here.fault("expired-credentials"):
+        results = {one.check: one for one in preflight.check(here, GUIDE)}
+    assert results["identity"].state == FAILED
+    assert "have expired" in results["identity"].said
+    assert "Sign in again" in results["identity"].remedy
+    assert {results[name].state for name in ("quota", "permissions")} == {NOT_CHECKED}
+    assert results["shape"].state == results["cache"].state == OK
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        (f"{ROLES}inf2-workshop-none", "there is no role inf2-workshop-none in account 1234567"),
+        (f"{ROLES}inf2-workshop-scheduler", "does not trust sagemaker.amazonaws.com"),
+        ("arn:aws:iam::210987654321:role/theirs", "belongs to another account than 123456789012"),
+        (f"{ROLES}path/inf2-workshop-execution", f"is {ROLES}inf2-workshop-execution, not"),
+    ],
+)
+def test_a_role_that_sagemaker_cannot_take_fails(here, role, said):
+    result = only(here, "role", role=role)
+    assert result.state == FAILED
+    assert said in result.said
+    assert "iam/template.yaml" in result.remedy
+
+
+def test_a_role_that_one_may_not_look_at_is_not_checked(here):
+    assert only(here, "role", role=f"{ROLES}someone-elses").state == NOT_CHECKED
+
+
+def test_the_root_user_may_do_everything_and_is_advised_against(here):
+    root = replace(here, identity="arn:aws:iam::123456789012:root")
+    assert only(root, "permissions").said.startswith("you may do everything; inf2-workshop-")
+    rehearsing.pretend(here, "GetCallerIdentity", service="sts", Arn=root.identity)
+    assert only(here, "identity").state == WARNING
+    rehearsing.restore()
+
+
+def test_a_user_without_a_role_is_told_how_to_get_one(here, monkeypatch):
+    monkeypatch.setattr(session, "EXECUTION_ROLE", "no-such-role")
+    laptop = replace(here, identity="arn:aws:iam::123456789012:user/laptop")
+    result = only(laptop, "role")
+    assert (result.state, "is not a role" in result.said) == (FAILED, True)
+    assert "ROLE_ARN" in result.remedy
+
+
+def test_without_a_role_for_the_scheduler_nothing_would_delete_the_endpoint(here, monkeypatch):
+    monkeypatch.setattr(session, "SCHEDULER_ROLE", "no-such-role")
+    result = only(here, "scheduler-role")
+    assert result.state == FAILED
+    assert "iam/template.yaml" in result.remedy
+
+
+# --- what one may
+
+
+@contextmanager
+def denying(here, role, *actions):
+    """A role of the account has a policy more, which denies something."""
+    keys = launch.credentials("admin")
+    admin = boto3.client(
+        "iam",
+        region_name="us-east-1",
+        endpoint_url=here.boto.endpoint_url,
+        **{name.lower(): value for name, value in keys.items()},
+    )
+    statement = {"Effect": "Deny", "Action": list(actions), "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    admin.put_role_policy(RoleName=role, PolicyName="denied", PolicyDocument=document)
+    try:
+        yield
+    finally:
+        admin.delete_role_policy(RoleName=role, PolicyName="denied")
+
+
+def test_the_rights_of_participant_and_role_are_simulated(here):
+    assert only(here, "permissions").said == (
+        "you may do what iam/participant.json lists (simulated); inf2-workshop-execution may do "
+        "what iam/execution.json lists (simulated)"
+    )
+
+
+def test_a_user_on_a_laptop_has_the_same_rights(here):
+    keys = launch.credentials("laptop")
+    laptop = session.Session(
+        settings=here.settings,
+        region=here.region,
+        account=here.account,
+        identity="arn:aws:iam::123456789012:user/laptop",
+        participant="laptop",
+        clock=here.clock,
+        boto=Signing(here, keys),
+    )
+    assert only(laptop, "permissions").state == OK
+
+
+def test_a_right_without_which_nothing_is_deployed_fails_by_name(here):
+    with denying(here, "inf2-workshop-participant", "sagemaker:CreateEndpoint", "iam:PassRole"):
+        result = only(here, "permissions")
+    assert result.state == FAILED
+    assert result.said.startswith("you may not iam:PassRole, sagemaker:CreateEndpoint; inf2-")
+    assert result.remedy == (
+        "Attach iam/participant.json to arn:aws:iam::123456789012:role/inf2-workshop-participant "
+        "(iam/README.md says how)."
+    )
+
+
+def test_a_right_that_the_container_lacks_fails_by_name(here):
+    with denying(here, "inf2-workshop-execution", "ecr:BatchGetImage"):
+        result = only(here, "permissions")
+    assert result.state == FAILED
+    assert "inf2-workshop-execution may not ecr:BatchGetImage" in result.said
+    assert "iam/execution.json" in result.remedy
+
+
+def test_a_right_that_is_needed_later_is_a_warning(here):
+    with denying(here, "inf2-workshop-participant", "cloudwatch:GetMetricData"):
+        result = only(here, "permissions")
+    assert result.state == WARNING
+    assert "you may deploy, and may not cloudwatch:GetMetricData" in result.said
+
+
+def test_a_machine_that_the_policy_does_not_allow_fails(here):
+    result = only(here, "permissions", replace(GUIDE, instance_type="ml.p5.48xlarge"))
+    assert result.state == FAILED
+    assert "you may not sagemaker:CreateEndpointConfig" in result.said
+
+
+def test_where_nothing_may_be_simulated_the_names_of_attached_policies_decide(here):
+    with denying(here, "inf2-workshop-participant", "iam:SimulatePrincipalPolicy"):
+        result = only(here, "permissions")
+    assert result.state == WARNING
+    assert "of you only the name of a policy is known, inf2-workshop-participant" in result.said
+    assert "not allowed to call SimulatePrincipalPolicy" in result.said
+
+
+def test_where_nothing_may_be_asked_it_is_not_checked(here):
+    denied = ("iam:SimulatePrincipalPolicy", "iam:ListAttachedRolePolicies")
+    with denying(here, "inf2-workshop-participant", *denied):
+        result = only(here, "permissions")
+    assert result.state == NOT_CHECKED
+    assert "ListAttachedRolePolicies" in result.said
+
+
+# --- what the region has
+
+
+def test_a_container_that_the_region_lacks_fails_with_the_regions_that_have_it(here):
+    there = here.in_region("eu-north-1")
+    result = only(there, "container", recipes.get("llama-3.3-70b-vllm"))
+    assert result.state == FAILED
+    assert "not offered in eu-north-1" in result.said
+    assert "eu-west-1" in result.remedy
+    assert "eu-north-1" not in result.remedy
+
+
+def test_a_machine_that_the_region_lacks_fails_with_the_regions_that_have_it(here):
+    result = only(here.in_region("ca-central-1"), "instance")
+    assert result.state == FAILED
+    assert "us-west-2" in result.remedy
+
+
+def test_where_the_price_list_has_nothing_the_list_of_regions_decides(here):
+    result = only(here.in_region("eu-west-1"), "instance")
+    assert result.state == OK
+    assert "EC2 offers ml.inf2.48xlarge in eu-west-1 (list of 2026-08" in result.said
+    trainium = replace(GUIDE, instance_type="ml.trn1.32xlarge")
+    assert only(here.in_region("eu-west-1"), "instance", trainium).state == NOT_CHECKED
+
+
+def test_without_quota_it_says_what_to_request_and_where(here):
+    with here.fault("no-quota"):
+        result = only(here, "quota", instance_count=2)
+    assert result.state == FAILED
+    assert result.said == "limit 0 of ml.inf2.48xlarge, 0 in use, 0 left, 2 needed"
+    assert 'at least 2 for L-286C98BC ("ml.inf2.48xlarge for endpoint usage")' in result.remedy
+    assert "us-east-1.console.aws.amazon.com/servicequotas" in result.remedy
+
+
+def test_what_endpoints_use_is_counted_and_ones_own_needs_no_more(here):
+    recipe = replace(SMALL, name="quota-test")
+    name = preflight.Asked(here, recipe).endpoint_name
+    start_endpoint(here, name, recipe, count=18)
+    try:
+        other = only(here, "quota", SMALL, instance_count=3)
+        assert other.state == FAILED
+        assert other.said == "limit 20 of ml.inf2.xlarge, 18 in use, 2 left, 3 needed"
+        assert "at least 21 for L-C8AB7CDA" in other.remedy
+        assert only(here, "quota", SMALL, instance_count=2).state == OK
+        own = only(here, "quota", recipe, instance_count=18)
+        assert (own.state, own.said.endswith("2 left; 18 of them yours")) == (OK, True)
+        assert only(here, "quota", GUIDE).said.startswith("limit 20 of ml.inf2.48xlarge, 0 in use")
+    finally:
+        remove_endpoint(here, name)
+
+
+def test_endpoints_that_may_not_be_looked_at_are_mentioned(here, refused):
+    recipe = replace(SMALL, name="quota-unseen")
+    name = preflight.Asked(here, recipe).endpoint_name
+    start_endpoint(here, name, recipe, count=1)
+    try:
+        rehearsing.refuse(refused, "DescribeEndpoint", "AccessDeniedException", "no")
+        result = only(refused, "quota", SMALL)
+        assert result.state == OK
+        assert "without 1 endpoints that you may not look at" in result.said
+    finally:
+        rehearsing.restore()
+        remove_endpoint(here, name)
+
+
+def test_an_account_without_a_quota_of_its_own_has_aws_default(refused):
+    rehearsing.refuse(
+        refused, "GetServiceQuota", "NoSuchResourceException", "none", service="service-quotas"
+    )
+    result = only(refused, "quota")
+    assert (result.state, result.said[:7]) == (FAILED, "limit 0")
+
+
+def test_an_endpoint_that_goes_meanwhile_uses_nothing(here, refused):
+    recipe = replace(SMALL, name="quota-gone")
+    name = preflight.Asked(here, recipe).endpoint_name
+    start_endpoint(here, name, recipe, count=1)
+    try:
+        rehearsing.refuse(
+            refused, "DescribeEndpoint", "ValidationException", 'Could not find endpoint "e"'
+        )
+        assert only(refused, "quota", SMALL).said.endswith("0 in use, 20 left")
+    finally:
+        rehearsing.restore()
+        remove_endpoint(here, name)
+
+
+def test_a_type_whose_quota_nobody_knows_is_not_checked(here):
+    result = only(here, "quota", replace(GUIDE, instance_type="ml.trn1.32xlarge"))
+    assert result.state == NOT_CHECKED
+    assert '"ml.trn1.32xlarge for endpoint usage"' in result.remedy
+
+
+def test_the_price_is_of_all_instances_and_says_where_it_comes_from(here, refused):
+    listed = only(here, "price", instance_count=2)
+    assert listed.said == "$31.16 an hour, $748 a day for 2 instances (Price List)"
+    rehearsing.refuse(
+        refused, "GetProducts", "AccessDeniedException", "no pricing", service="pricing"
+    )
+    dated = only(refused, "price")
+    assert dated.state == OK
+    assert dated.said.startswith("$15.58 an hour, $374 a day (us-east-1, April 2025; ")
+    assert "not allowed to call GetProducts" in dated.said
+    unknown = only(refused, "price", replace(GUIDE, instance_type="ml.trn2.48xlarge"))
+    assert unknown.state == WARNING
+
+
+def test_further_regions_are_checked_for_what_a_region_has_and_only_warn(here):
+    vllm = recipes.get("llama-3.3-70b-vllm")
+    results = preflight.check(here, vllm, regions=["us-east-1", "eu-north-1"])
+    further = {one.check: one.state for one in results[len(CHECKS) :]}
+    assert further == {
+        "container eu-north-1": WARNING,
+        "instance eu-north-1": OK,
+        "quota eu-north-1": OK,
+    }
+    preflight.require(results)
+
+
+# --- the Hub
+
+
+def test_a_license_that_is_not_accepted_fails_with_its_address(here):
+    results = preflight.check(here, GUIDE, hf_token=UNGRANTED_TOKEN, only=("token", "license"))
+    assert [one.state for one in results] == [OK, FAILED]
+    assert f"Accept the license at {MODEL_URL}" in results[1].remedy
+    assert UNGRANTED_TOKEN not in repr(results)
+
+
+def test_a_token_that_is_none_fails_and_says_where_to_get_one(here):
+    results = preflight.check(here, GUIDE, hf_token="no-token", only=("token", "license"))
+    assert [one.state for one in results] == [FAILED, NOT_CHECKED]
+    assert "https://huggingface.co/settings/tokens" in results[0].remedy
+
+
+def test_no_token_fails_and_says_where_to_get_one(here, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    result = only(here, "token")
+    assert (result.state, result.said) == (FAILED, "No Hugging Face token")
+    assert "https://huggingface.co/settings/tokens" in result.remedy
+
+
+def test_a_hub_that_is_away_is_no_reason_not_to_deploy(here, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    results = preflight.check(here, GUIDE, only=("token", "license", "cache"))
+    assert [one.state for one in results] == [NOT_CHECKED, NOT_CHECKED, OK]
+    assert "this repository's table: the Hub's registry cannot be read" in results[2].said
+
+
+def test_an_open_model_and_weights_in_s3_need_no_token(here, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    assert only(here, "token", replace(GUIDE, gated=False)).state == OK
+    given = only(here, "license", weights="s3://bucket/weights/")
+    assert given.said == "not needed: the weights come from s3://bucket/weights/"
+
+
+def test_a_model_that_does_not_exist_fails(here):
+    recipe = recipes.get("llama-3-70b", HF_MODEL_ID="nobody/nothing-70b")
+    assert only(here, "license", recipe).state == FAILED
+
+
+# --- the configuration
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "said", "remedy"),
+    [
+        (
+            "contract",
+            recipes.get("llama-3-70b", MAX_BATCH_SIZE=None),
+            "MAX_BATCH_SIZE must be set to the model static batch size",
+            "Set MAX_BATCH_SIZE.",
+        ),
+        (
+            "contract",
+            recipes.get("llama-3-70b", instance_type="inf2.xlarge"),
+            "NeuronCore(s) not available - Requested:24 Available:2",
+            "choose a larger instance",
+        ),
+        (
+            "cache",
+            replace(GUIDE, container_version="0.0.25"),
+            "batch 4, 4096 tokens, 24 cores, fp16, compiler 2.15.128.0, is not cached",
+            "Batch 4 is cached as bf16, not fp16: set HF_AUTO_CAST_TYPE to bf16; or: batch 4 is "
+            "cached for compiler 2.13.66.0, 2.14.227.0 or 2.15.143.0, not 2.15.128.0: use "
+            "container version 0.0.22, 0.0.23, 0.0.24, 0.0.27 or 0.0.28.",
+        ),
+        (
+            "cache",
+            recipes.get("llama-3-70b", HF_BATCH_SIZE=3, MAX_BATCH_SIZE=3),
+            "does not compile (the Hub's registry, just now)",
+            "Batch 1 and 4 are cached, not 3",
+        ),
+        (
+            "cache",
+            replace(recipes.get("llama-3-70b", HF_MODEL_ID="someone/model-70b"), gated=False),
+            "someone/model-70b as batch 4",
+            "Choose a model that is cached",
+        ),
+        (
+            "shape",
+            recipes.get("llama-3-70b", HF_SEQUENCE_LENGTH=2048),
+            "MAX_TOTAL_TOKENS 4096 is more than the 2048 tokens a slot holds",
+            "Set MAX_TOTAL_TOKENS to 2048",
+        ),
+        (
+            "shape",
+            recipes.get("llama-3-70b", MAX_INPUT_LENGTH=4096),
+            "leaves no room for an answer in 4096",
+            "Set MAX_INPUT_LENGTH below 4096.",
+        ),
+        (
+            "shape",
+            recipes.get("llama-3-70b", MAX_INPUT_LENGTH="many"),
+            "MAX_INPUT_LENGTH is 'many'",
+            "Set a whole number.",
+        ),
+        (
+            "memory",
+            recipes.get("llama-3-70b", instance_type="inf2.8xlarge"),
+            "141 GB of weights + 5.4 GB of KV cache (4 x 4096 tokens) = 146 GB of 34 GB HBM",
+            "Choose ml.inf2.24xlarge with all its cores or a smaller batch.",
+        ),
+        (
+            "memory",
+            recipes.get("llama-3-70b", HF_BATCH_SIZE=512),
+            "GB of 412 GB HBM",
+            "Choose a smaller model or a smaller batch: no inf2 holds",
+        ),
+        ("disk", replace(GUIDE, volume_gb=256), "282 GB of weights (two", "to 314 or more"),
+        (
+            "disk",
+            recipes.get("llama-3-70b", HF_MODEL_ID="meta-llama/Llama-3.1-405B"),
+            "1620 GB of weights",
+            "a volume holds 512 GB",
+        ),
+        (
+            "timeout",
+            replace(GUIDE, health_check_timeout_s=900),
+            "loading takes about 26 min, the health check waits 15 min",
+            "Set health_check_timeout_s to 3600.",
+        ),
+        ("timeout", replace(GUIDE, health_check_timeout_s=7200), "120 min", "from 60 to 3600"),
+        (
+            "timeout",
+            recipes.get("llama-3-70b", HF_MODEL_ID="meta-llama/Llama-3.1-405B"),
+            "loading takes about 148 min",
+            "may not do",
+        ),
+    ],
+    ids=lambda one: one if isinstance(one, str) and one in CHECKS else "",
+)
+def test_a_broken_recipe_fails_at_its_check_and_says_what_to_do(here, name, recipe, said, remedy):
+    result = only(here, name, recipe)
+    assert result.state == FAILED
+    assert said in result.said
+    assert remedy in result.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "remedy"),
+    [
+        (
+            "contract",
+            replace(recipes.get("llama-3.3-70b-vllm"), inference_ami_version=None),
+            "al2-ami-sagemaker-inference-neuron-2",
+        ),
+        ("cache", recipes.get("llama-3-70b-tgi-0.0.28"), "container's log"),
+        ("shape", recipes.get("llama-3-70b", MAX_BATCH_SIZE=2), "Set MAX_BATCH_SIZE to 4."),
+        ("memory", recipes.get("llama-3-8b", HF_BATCH_SIZE=30, MAX_BATCH_SIZE=30), "Leave a tenth"),
+        ("memory", recipes.get("llama-3-70b", HF_MODEL_ID="a/b-7b"), "config.json"),
+        ("disk", replace(GUIDE, volume_gb=300), "to 314 or more"),
+        ("timeout", replace(GUIDE, health_check_timeout_s=1600), "to 3600"),
+    ],
+    ids=lambda one: one if isinstance(one, str) and one in CHECKS else "",
+)
+def test_what_is_tight_or_assumed_is_a_warning(here, name, recipe, remedy):
+    result = only(here, name, recipe)
+    assert result.state == WARNING
+    assert remedy in result.remedy
+
+
+# --- what holds a deployment up, and what does not
+
+
+def results(*states):
+    return [
+        Result(name, state, f"{name} is {state}", f"Mend {name}." if state != OK else "")
+        for name, state in zip(CHECKS, states, strict=False)
+    ]
+
+
+def test_every_failed_check_is_named_with_what_to_do():
+    with pytest.raises(PreflightError) as stopped:
+        preflight.require(results(OK, FAILED, WARNING, FAILED))
+    assert str(stopped.value) == (
+        "2 checks have failed, so nothing was deployed: role (role is failed): Mend role; "
+        "scheduler-role (scheduler-role is failed): Mend scheduler-role; or deploy all the same "
+        "with override=['role', 'scheduler-role']."
+    )
+
+
+def test_warnings_and_what_was_not_checked_stop_nothing():
+    preflight.require(results(OK, WARNING, NOT_CHECKED))
+
+
+def test_a_failure_is_overridden_by_its_name_and_others_still_stop():
+    failed = results(OK, FAILED, OK, FAILED)
+    preflight.require(failed, override=("role", "scheduler-role"))
+    preflight.require(results(OK, FAILED), override="role")
+    with pytest.raises(PreflightError, match="A check has failed, .*: role ") as stopped:
+        preflight.require(failed, override=["scheduler-role"])
+    assert "Mend scheduler-role" not in str(stopped.value)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(here):
+    with pytest.raises(PreflightError, match=r"no check 'qouta': choose from identity, role, "):
+        preflight.require([], override=["qouta"])
+    with pytest.raises(PreflightError, match="no check 'all'"):
+        preflight.check(here, GUIDE, only="all")
+
+
+def test_a_check_that_hangs_holds_nothing_up(here, refused, monkeypatch):
+    monkeypatch.setattr(preflight, "LIMIT_S", 1.0)
+    awake = threading.Event()
+    rehearsing.after(
+        refused, "GetServiceQuota", lambda **_: awake.wait(30), service="service-quotas"
+    )
+    started = time.monotonic()
+    found = {one.check: one for one in preflight.check(refused, GUIDE, only=("quota", "shape"))}
+    took_s = time.monotonic() - started
+    awake.set()
+    assert took_s < 5
+    assert found["quota"] == Result(
+        "quota",
+        NOT_CHECKED,
+        "no answer within 1 s",
+        "Try again later. Nothing keeps you from deploying.",
+    )
+    assert found["shape"].state == OK
+
+
+def test_a_check_without_rights_is_not_made_and_hides_no_other(refused):
+    rehearsing.refuse(
+        refused, "GetServiceQuota", "AccessDeniedException", "no", service="service-quotas"
+    )
+    result = only(refused, "quota")
+    assert result.state == NOT_CHECKED
+    assert "not allowed to call GetServiceQuota" in result.said
+    assert "iam/participant.json" in result.remedy
+
+
+def test_a_check_that_breaks_is_not_made_and_shows_no_token(here, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError(f"with {TOKEN}")
+
+    monkeypatch.setattr(preflight.models, "weights_gb", broken)
+    found = preflight.check(here, GUIDE, hf_token=TOKEN, only=("memory", "disk", "shape"))
+    assert [one.state for one in found] == [OK, NOT_CHECKED, NOT_CHECKED]
+    assert "ZeroDivisionError: with ***" in found[1].said
+
+
+# --- the command line
+
+
+def test_the_command_shows_the_table_and_ends_with_0(here, capsys):
+    assert preflight.main(["--only", "shape", "--only", "price"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("rehearsal")
+    assert re.search(r"price +ok: \$15.58 an hour", out)
+    assert not err
+
+
+def test_the_command_ends_with_1_when_something_failed(here, capsys):
+    arguments = ["--recipe", "llama-3.3-70b-vllm", "--region", "eu-north-1", "--only", "container"]
+    assert preflight.main(arguments) == 1
+    assert "container (huggingface-vllm-neuronx 0.4.4 is not" in capsys.readouterr().err
+    assert preflight.main([*arguments, "--override", "container"]) == 0
+    assert preflight.main(["--only", "nothing"]) == 1
+
+
+# --- endpoints to count
+
+
+def start_endpoint(here, name, recipe, *, count):
+    sagemaker = here.client("sagemaker")
+    image = (
+        "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
+        f"{recipe.contract.tag}"
+    )
+    sagemaker.create_model(
+        ModelName=name,
+        ExecutionRoleArn=here.role(),
+        PrimaryContainer={"Image": image, "Environment": {**recipe.env, "HF_TOKEN": TOKEN}},
+    )
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": name,
+        "InstanceType": recipe.instance_type,
+        "InitialInstanceCount": count,
+    }
+    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+
+
+def remove_endpoint(here, name):
+    sagemaker = here.client("sagemaker")
+    rehearsing.until(lambda: _deleted(sagemaker, name), seconds=20)
+    sagemaker.delete_endpoint_config(EndpointConfigName=name)
+    sagemaker.delete_model(ModelName=name)
+
+
+def _deleted(sagemaker, name):
+    try:
+        return sagemaker.delete_endpoint(EndpointName=name)
+    except sagemaker.exceptions.ClientError:  # still being created
+        return None
