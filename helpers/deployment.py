@@ -5,6 +5,7 @@ group, then model and configuration, and last what bills. Whatever ends this pro
 the same call goes on from what AWS itself says is there.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -80,9 +81,13 @@ def deploy(
         return _deploy(session, recipe, name, role, hf_token, instance_count, ttl_h, weights)
     except KeyboardInterrupt:
         pass
+    raise _interrupted(session, name)
+
+
+def _interrupted(session: Session, name: str) -> EndpointError:
     there = deployed.peek(session, name)
-    left = still_there(session, there) if there else "No endpoint was created: nothing bills."
-    raise EndpointError(f"Interrupted. {left}")
+    left = still_there(session, there) if there else f"There is no endpoint {name}: nothing bills."
+    return EndpointError(f"Interrupted. {left}")
 
 
 def _deploy(
@@ -382,11 +387,22 @@ def bring_up(
         )
     for region in order:
         containers.image_uri(recipe.framework, recipe.container_version, region=region)
+    try:
+        return _somewhere(session, recipe, name, order, attempts, weights=weights, **given)
+    except KeyboardInterrupt:
+        pass
+    raise _interrupted(session, name)
+
+
+def _somewhere(
+    session: Session, recipe: Recipe, name: str, order: Sequence[str], attempts: int, **given: Any
+) -> Endpoint:
+    """In the first region that has a machine."""
     problems = []
     for region in _from_where_it_is(session, name, order):
         _go(session, region)
         try:
-            return _insist(session, recipe, name, attempts, weights=weights, **given)
+            return _insist(session, recipe, name, attempts, **given)
         except (CapacityError, QuotaError) as error:
             if len(order) == 1:
                 raise
@@ -445,4 +461,10 @@ def _go(session: Session, region: str) -> None:
     if region == session.region:
         return
     session.move_to(region)
-    session.say(f"This session goes on in {region}, and so do the other notebooks.")
+    named = os.environ.get("WORKSHOP_REGION") or region
+    others = (
+        "and so do the other notebooks"
+        if named == region
+        else (f"the other notebooks do when you set WORKSHOP_REGION={region}, it is {named}")
+    )
+    session.say(f"This session goes on in {region}; {others}.")

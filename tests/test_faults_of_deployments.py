@@ -149,6 +149,24 @@ def test_the_next_region_is_tried_and_the_session_moves_there(mine, fault, capsy
     assert all(not resources.of_participant(left, kind) for kind in resources.KINDS)
 
 
+def test_where_the_environment_names_a_region_it_is_said_what_to_set(mine, capsys, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_REGION", "us-east-1")
+    deployment._go(mine, "us-west-2")
+    assert "set WORKSHOP_REGION=us-west-2, it is us-east-1" in capsys.readouterr().out
+
+
+def test_an_interrupt_between_two_attempts_says_that_nothing_bills(mine, monkeypatch):
+    def interrupt(seconds):
+        if seconds == deployment.FIRST_PAUSE_S:
+            raise KeyboardInterrupt
+        sleep(seconds)
+
+    sleep = mine.clock.sleep
+    monkeypatch.setattr(mine.clock, "sleep", interrupt)
+    with mine.fault("no-capacity"), pytest.raises(errors.EndpointError, match="nothing bills"):
+        bring_up(mine, attempts=2)
+
+
 def test_an_endpoint_in_another_region_of_the_list_is_attached_to(mine):
     there = session_in(mine, "us-west-2")
     made = endpoint.deploy(there, SMALL, role=mine.role(), **GIVEN)
