@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import rehearsing
 
-from helpers import cleanup, deployed, deployment, endpoint, errors, guard, recipes, resources
+from helpers import capacity, cleanup, deployed, endpoint, errors, guard, recipes, resources
 from helpers.rehearsal.faults import FAULTS
 from helpers.session import open_session
 
@@ -81,7 +81,7 @@ def mine(session):
     yield mine
     rehearsing.restore()
     for region in ("us-east-1", "us-west-2"):
-        deployment.undo(session_in(mine, region), name_of(mine))
+        capacity.undo(session_in(mine, region), name_of(mine))
     mine.move_to("us-east-1")
 
 
@@ -151,13 +151,13 @@ def test_the_next_region_is_tried_and_the_session_moves_there(mine, fault, capsy
 
 def test_where_the_environment_names_a_region_it_is_said_what_to_set(mine, capsys, monkeypatch):
     monkeypatch.setenv("WORKSHOP_REGION", "us-east-1")
-    deployment._go(mine, "us-west-2")
+    capacity._go(mine, "us-west-2")
     assert "set WORKSHOP_REGION=us-west-2, it is us-east-1" in capsys.readouterr().out
 
 
 def test_an_interrupt_between_two_attempts_says_that_nothing_bills(mine, monkeypatch):
     def interrupt(seconds):
-        if seconds == deployment.FIRST_PAUSE_S:
+        if seconds == capacity.FIRST_PAUSE_S:
             raise KeyboardInterrupt
         sleep(seconds)
 
