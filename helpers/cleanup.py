@@ -375,8 +375,7 @@ class _Deletion:
         if found.kind is SCHEDULE:
             return self._to_guard(found)
         if found.kind is SCHEDULE_GROUP:
-            in_it = [one for one in self._there(SCHEDULE) if SCHEDULE.tagged(one) == found.arn]
-            return f"the schedule {in_it[0].name} is in it." if in_it else ""
+            return self._to_hold(found)
         if any(ENDPOINT in one.kinds for one in self.view.unseen if one.region == found.region):
             return "whether its endpoint is there could not be looked at."
         if found.kind is OBJECTS:
@@ -396,6 +395,16 @@ class _Deletion:
         except EndpointError as error:
             return str(error)
         return "it deletes the endpoint, which is still there." if there else ""
+
+    def _to_hold(self, group: Found) -> str:
+        """Why a group must stay: with it go all schedules in it, also those that came since."""
+        try:
+            held = resources.schedules_in(self.view.sessions[group.region], group)
+        except EndpointError as error:
+            return str(error)
+        gone = {one.arn for one, result in self.results.items() if result.startswith(_DELETED)}
+        others = [one.name for one in held if one.arn not in gone]
+        return f"the schedule {others[0]} is in it." if others else ""
 
     def _there(self, kind: Kind) -> list[Found]:
         """What of a kind has not been deleted."""
@@ -428,7 +437,7 @@ def delete(
         session: The workshop's session.
         name: Delete only the deployment of this name.
         regions: See `look`.
-        everyone: What is any participant's, for the instructor.
+        everyone: What is any participant's, for the instructor; then it does not matter whose.
         confirm: Is shown the table and says whether to go on.
         keep_logs: Leave the containers' logs.
         keep_weights: Leave the weights in the bucket.
@@ -468,10 +477,12 @@ def delete_seen(
         EndpointError: On an interrupt: says what is left.
     """
     named = [one for one in view.found if name in (None, one.deployment)]
-    chosen = [one for one in named if one.kind not in kept_kinds and (one.owner or name)]
+    chosen = [
+        one for one in named if one.kind not in kept_kinds and (one.owner or name or everyone)
+    ]
     work = _Deletion(session, view, list(chosen), kept_kinds)
     for one in named:
-        if one not in chosen and not one.owner:
+        if one not in chosen and one.kind not in kept_kinds:
             work.results[one] = f"{_KEPT}{_unclear(one)}: give its name ({one.deployment})."
     if chosen and confirm and not confirm(_table(session, view, chosen, everyone=everyone)):
         work.results |= dict.fromkeys(chosen, f"{_KEPT}not confirmed.")
@@ -611,8 +622,8 @@ def _status(left: object, view: View) -> int:
 
 
 def _text(frame: pd.DataFrame) -> str:
-    """A table without columns in which nothing stands."""
-    filled = [name for name in frame.columns if (frame[name] != "").any()]
+    """A table without columns in which nothing stands, and without what stands before it."""
+    filled = [name for name in frame.columns if (frame[name] != "").any() and name != "target"]
     return frame[filled].to_string(index=False)
 
 

@@ -277,13 +277,17 @@ class _Schedule(Kind):
     """Schedules, which cannot carry tags: their group does."""
 
     def listed(self, session, prefix):
+        chosen = {"NamePrefix": prefix} if prefix else {}
+        yield from (one for one in self.all(session, **chosen) if one.name.startswith(prefix))
+
+    def all(self, session: Session, **chosen: str) -> Iterator[Found]:
+        """Those that ListSchedules gives."""
         pages = session.client("scheduler").get_paginator("list_schedules")
-        for page in pages.paginate(**({"NamePrefix": prefix} if prefix else {})):
+        for page in pages.paginate(**chosen):
             for one in page["Schedules"]:
-                if one["Name"].startswith(prefix):
-                    status = "" if one["State"] == "ENABLED" else one["State"].lower()
-                    created = one["CreationDate"]
-                    yield Found(self, one["Name"], one["Arn"], session.region, created, status)
+                status = "" if one["State"] == "ENABLED" else one["State"].lower()
+                created = one["CreationDate"]
+                yield Found(self, one["Name"], one["Arn"], session.region, created, status)
 
     def tags(self, session, found):
         if not self._participant(found):
@@ -615,6 +619,21 @@ def due(session: Session, schedule: Found) -> datetime | None:
             return None
         problem = reason(error)
     raise EndpointError(f"The schedule {schedule.name} cannot be looked at: {problem}")
+
+
+def schedules_in(session: Session, group: Found) -> list[Found]:
+    """The schedules of a schedule group, which go when it goes.
+
+    Raises:
+        EndpointError: When the scheduler cannot be asked.
+    """
+    try:
+        return list(SCHEDULE.all(session, GroupName=group.name))
+    except _ERRORS as error:
+        if is_missing(error):
+            return []
+        problem = reason(error)
+    raise EndpointError(f"The schedules in {group.name} cannot be listed: {problem}")
 
 
 def logs_of(session: Session, endpoint: Found) -> list[Found]:

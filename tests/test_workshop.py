@@ -24,14 +24,14 @@ SAY = 'print("[rehearsal] hello")'
 CREATE = """
 import boto3
 boto3.client("sagemaker").create_model(
-    ModelName="short",
-    ExecutionRoleArn="arn:aws:iam::123456789012:role/workshop-execution-role",
+    ModelName="inf2-workshop-short",
+    ExecutionRoleArn="arn:aws:iam::123456789012:role/inf2-workshop-execution",
     PrimaryContainer={"Image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/tgi:1"},
 )
 """
 DELETE = """
 import boto3
-boto3.client("sagemaker").delete_model(ModelName="short")
+boto3.client("sagemaker").delete_model(ModelName="inf2-workshop-short")
 """
 OPEN = """
 import sys
@@ -73,7 +73,7 @@ def test_notebooks_run_in_order_and_what_was_made_is_told(tmp_path, scratch, cap
     lines = printed.out.splitlines()
     progress = [line.split()[1:3] for line in lines if line.endswith(" s")]
     assert progress == [["01_environment", "ok"], ["08_clean_up", "ok"]]
-    assert any(line.split()[1:3] == ["model", "short"] for line in lines)
+    assert any(line.split()[1:3] == ["model", "inf2-workshop-short"] for line in lines)
     assert "nothing was left" in lines[-1]
     assert all("rehearsal" in line for line in lines)
     assert printed.err == ""
@@ -92,7 +92,7 @@ def test_the_first_failure_ends_the_run_and_shows_the_cell_and_what_is_left(
     assert "[rehearsal]     RuntimeError: the disk is full" in lines
     assert "[rehearsal]     in cell 2:" in lines
     assert "[rehearsal]     | x = 1" in lines
-    assert "[rehearsal] Left behind: model short." in lines
+    assert "[rehearsal] Left behind: model inf2-workshop-short." in lines
     assert not any("Traceback" in line or "02_b" in line for line in lines)
     assert (tmp_path / "results" / "notebooks" / "01_a.ipynb").exists()
     assert list(scratch.iterdir()) == []

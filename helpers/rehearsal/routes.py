@@ -374,6 +374,7 @@ def _admit(parts: Parts, request: Request) -> "Signed":
         AwsError: When it is not signed, or not as AWS wants it.
     """
     from helpers.rehearsal import signature
+    from helpers.rehearsal.aws.awsjson import AwsError
 
     told = {"secrets": parts.services.secret, "now": time.time()}
     match = _RUNTIME.fullmatch(request.path)
@@ -383,7 +384,11 @@ def _admit(parts: Parts, request: Request) -> "Signed":
     service = parts.targets[target].signing_name if target in parts.targets else None
     if request.path.startswith("/endpoints/") and request.service != "s3":
         service = "sagemaker"
-    return signature.verify(request, service=service, **told)
+    signed = signature.verify(request, service=service, **told)
+    if signed.expires_s is not None and signed.service != "s3":  # moto takes them for S3's
+        message = f"The rehearsal AWS takes presigned requests to S3 only, not to {signed.service}."
+        raise AwsError("UnknownOperationException", message)
+    return signed
 
 
 def _has_token(request: Request) -> bool:

@@ -1,0 +1,191 @@
+"""The policies of iam/ are least, documented, and the same in the template and in the rehearsal."""
+
+import json
+import re
+
+import pytest
+import yaml
+from cfnlint import api
+
+from helpers import session
+from helpers.rehearsal.aws import identities
+
+FOLDER = identities.FOLDER
+POLICIES = ("participant", "instructor", "execution", "scheduler")
+TEMPLATE = (FOLDER / "template.yaml").read_text()
+README = (FOLDER / "README.md").read_text()
+# What knows no resources: Service Authorization Reference, as parliament 1.6.4 has it (2025-04),
+# and for CallWithBearerToken Hugging Face's guide to the OpenAI route (2026).
+WITHOUT_RESOURCES = {
+    "application-autoscaling:DescribeScalableTargets",
+    "application-autoscaling:DescribeScalingActivities",
+    "application-autoscaling:DescribeScalingPolicies",
+    "cloudwatch:GetMetricData",
+    "cloudwatch:GetMetricStatistics",
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "logs:DescribeLogGroups",
+    "pricing:GetProducts",
+    "sagemaker:CallWithBearerToken",
+    "sagemaker:ListEndpointConfigs",
+    "sagemaker:ListEndpoints",
+    "sagemaker:ListModels",
+    "scheduler:ListScheduleGroups",
+    "scheduler:ListSchedules",
+    "servicequotas:GetAWSDefaultServiceQuota",
+    "servicequotas:GetRequestedServiceQuotaChange",
+    "servicequotas:GetServiceQuota",
+    "servicequotas:ListRequestedServiceQuotaChangeHistory",
+    "servicequotas:ListRequestedServiceQuotaChangeHistoryByQuota",
+    "servicequotas:ListServiceQuotas",
+    "tag:GetResources",
+}
+# ARNs that cannot carry the workshop's name: scalable targets are called by chance, the conditions
+# name their kind; a registry is AWS's; quotas are the account's; a user is whoever asks.
+NOT_OURS = {
+    "arn:aws:application-autoscaling:*:*:scalable-target/*",
+    "arn:aws:ecr:*:*:repository/huggingface-pytorch-tgi-inference",
+    "arn:aws:ecr:*:*:repository/huggingface-vllm-inference-neuronx",
+    "arn:aws:iam::*:role/aws-service-role/sagemaker.application-autoscaling.amazonaws.com/*",
+    "arn:aws:iam::*:user/${aws:username}",
+    "arn:aws:servicequotas:*:*:sagemaker/*",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's short forms, as pairs of a name and what follows."""
+
+
+_Loader.add_multi_constructor(
+    "!",
+    lambda loader, name, node: {
+        name: getattr(loader, f"construct_{node.id}")(node, **_deep(node)),
+    },
+)
+
+
+def _deep(node):
+    return {} if node.id == "scalar" else {"deep": True}
+
+
+@pytest.fixture(scope="module")
+def resources():
+    return yaml.load(TEMPLATE, _Loader)["Resources"]
+
+
+def policy(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+# Every statement that allows something, of all policies.
+ALLOWED = [
+    pytest.param(one, id=f"{name}-{one['Sid']}")
+    for name in POLICIES
+    for one in policy(name)["Statement"]
+    if one["Effect"] == "Allow"
+]
+
+
+# --- least rights
+
+
+@pytest.mark.parametrize("statement", ALLOWED)
+def test_actions_are_listed_one_by_one(statement):
+    for action in listed(statement["Action"]):
+        assert re.fullmatch("[a-z-]+[a-z0-9-]*:[A-Za-z]+", action), action
+
+
+@pytest.mark.parametrize("statement", ALLOWED)
+def test_resources_are_the_workshops_wherever_iam_can_tell_them_apart(statement):
+    if statement["Resource"] == "*":
+        assert set(listed(statement["Action"])) <= WITHOUT_RESOURCES
+        return
+    for arn in listed(statement["Resource"]):
+        assert arn in NOT_OURS or arn.split(":", 5)[5].partition("*")[0].count("inf2-workshop-")
+
+
+@pytest.mark.parametrize("statement", ALLOWED)
+def test_a_role_is_passed_to_one_service_only(statement):
+    if "iam:PassRole" in listed(statement["Action"]):
+        assert statement["Action"] == "iam:PassRole"
+        assert "*" not in statement["Resource"].rpartition("/")[2]
+        passed = statement["Condition"]["StringEquals"]["iam:PassedToService"]
+        assert passed in ("sagemaker.amazonaws.com", "scheduler.amazonaws.com")
+
+
+def test_a_participant_makes_no_bucket_role_or_user():
+    actions = {
+        action for one in policy("participant")["Statement"] for action in listed(one["Action"])
+    }
+    assert not {one for one in actions if re.match("(s3|iam):(Create|Put|Attach|Delete)", one)} - {
+        "iam:CreateServiceLinkedRole",
+        "s3:PutObject",
+        "s3:PutObjectTagging",
+        "s3:DeleteObject",
+    }
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_as_short_as_iam_wants_it(name):
+    assert len(re.sub(r"\s", "", json.dumps(policy(name)))) <= 6144
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_readme_says_what_each_action_is_for(name):
+    for one in policy(name)["Statement"]:
+        assert f"`{one['Sid']}`" in README
+        for action in listed(one["Action"]):
+            service, _, operation = action.partition(":")
+            assert re.search(rf"\b{service}\b.*\b{operation}\b", README), action
+
+
+# --- the template
+
+
+def test_cloudformation_takes_the_template():
+    found = api.lint_all(TEMPLATE)
+    assert [str(one) for one in found if not one.rule.id.startswith("I")] == []  # advice aside
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_template_has_the_policies_word_for_word(resources, name):
+    made = resources[f"{name.title()}Policy"]["Properties"]
+    assert made["ManagedPolicyName"] == f"inf2-workshop-{name}"
+    assert made["PolicyDocument"] == policy(name)
+
+
+@pytest.mark.parametrize("role", identities.ROLES)
+def test_the_rehearsals_roles_are_the_templates(resources, role):
+    names, services = identities.ROLES[role]
+    title = role.removeprefix("inf2-workshop-").title()
+    made = resources[f"{title}Role"]["Properties"]
+    assert made["RoleName"] == role
+    attached = [one["Ref"] for one in made["ManagedPolicyArns"]]
+    assert attached == [f"{name.title()}Policy" for name in names]
+    trusted = [
+        one["Principal"]["Service"]
+        for one in made["AssumeRolePolicyDocument"]["Statement"]
+        if "Service" in one["Principal"]
+    ]
+    assert trusted == [f"{service}.amazonaws.com" for service in services]
+
+
+def test_sessions_look_for_the_roles_by_the_names_they_have():
+    assert session.EXECUTION_ROLE == identities.EXECUTION
+    assert session.SCHEDULER_ROLE == identities.SCHEDULER
+
+
+def test_the_bucket_is_encrypted_private_and_spoken_to_with_tls(resources):
+    bucket = resources["WeightsBucket"]["Properties"]
+    assert bucket["BucketName"] == {"Sub": "inf2-workshop-${AWS::AccountId}-${AWS::Region}"}
+    assert identities.bucket("${AWS::AccountId}", "${AWS::Region}") == bucket["BucketName"]["Sub"]
+    assert all(bucket["PublicAccessBlockConfiguration"].values())
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    (denial,) = resources["WeightsBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert denial["Effect"] == "Deny"
+    assert denial["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
