@@ -49,6 +49,7 @@ _LAST = "config.json"  # without it nothing starts: half a copy is none
 _TRANSFER = TransferConfig(
     multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4
 )
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _CHUNK = 2**20
 _PATIENCE = 5  # attempts in a row that bring nothing
 _DIGEST, _REVISION = "hub-digest", "hub-revision"  # metadata of the objects
@@ -166,10 +167,10 @@ def copy(
     token = _token(hf_token, environ)
     there = _there(session, place)
     revision, files = _listed(recipe, token, environ)
-    total_gb = sum(file.size for file in files) / 1e9
+    total = sum(file.size for file in files)
     session.say(
-        f"{recipe.model_id}: {len(files)} files, {total_gb:.1f} GB, to {place.uri}, "
-        f"${total_gb * PRICE_GB_MONTH:.2f} a month until 08_clean_up deletes them."
+        f"{recipe.model_id}: {len(files)} files, {_readable(total)}, to {place.uri}, "
+        f"${total / 1e9 * PRICE_GB_MONTH:.2f} a month until 08_clean_up deletes them."
     )
     tags = resources.tags(session, recipe.name)
     source = _Source(recipe.model_id, revision, token, environ, session.clock.sleep)
@@ -199,7 +200,7 @@ def _copy_file(
     tags: Mapping[str, str],
 ) -> None:
     s3, key = session.client("s3"), place.prefix + file.path
-    size = f"{file.size / 1e9:.2f} GB"
+    size = _readable(file.size)
     if there.get(file.path) == file.size:
         metadata = s3.head_object(Bucket=place.bucket, Key=key)["Metadata"]
         if metadata.get(_DIGEST) == file.digest:
@@ -217,6 +218,12 @@ def _copy_file(
             Config=_TRANSFER,
         )
     session.say(f"{file.path}, {size}: copied")
+
+
+def _readable(size: int) -> str:
+    """Bytes for readers, e.g. `4.98 GB`."""
+    unit, divisor = next((one for one in _UNITS if size >= one[1]), _UNITS[-1])
+    return f"{size / divisor:.2f} {unit}"
 
 
 def _token(given: str | None, environ: Mapping[str, str]) -> str | None:
@@ -438,8 +445,8 @@ class _Content:
                 self._check()
                 return b""
         raise WeightsError(
-            f"{self._file.path} broke off after {self._read / 1e9:.2f} of "
-            f"{self._file.size / 1e9:.2f} GB: check the network and copy again, what is there is "
+            f"{self._file.path} broke off after {_readable(self._read)} of "
+            f"{_readable(self._file.size)}: check the network and copy again, what is there is "
             "skipped."
         )
 

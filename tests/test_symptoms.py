@@ -377,9 +377,9 @@ def test_words_and_their_symptoms(said, symptom):
 
 
 def test_a_helpers_own_sentence_is_recognized_too(refused):
-    rehearsing.refuse(refused, "ListModels", "AccessDeniedException", "no")
+    rehearsing.refuse(refused, "DescribeEndpoint", "AccessDeniedException", "no")
     with pytest.raises(EndpointError) as seen:
-        cleanup.leftovers(refused)
+        endpoint.look(refused, f"{PREFIX}-good")
     assert symptoms.recognize(str(seen.value)).name == "right missing"
 
 

@@ -77,7 +77,8 @@ def test_a_copy_has_what_the_container_reads_and_its_tags(session, capsys):
         f"s3://{session.bucket}/inf2-workshop/{session.participant}/weights/{RECIPE.model_id}/"
     )
     said = capsys.readouterr().out.splitlines()
-    assert f"5 files, 0.0 GB, to {address}, $0.00 a month until 08_clean_up" in said[0]
+    size = sum(one["ContentLength"] for one in objects(session).values())
+    assert f"5 files, {size / 1e3:.2f} kB, to {address}, $0.00 a month until 08_clean_up" in said[0]
     assert [line.split()[1].rstrip(",") for line in said[1:-1]] == COPIED  # config.json last
     there = objects(session)
     assert set(there) == set(COPIED)  # Meta's own checkpoint is left out
@@ -104,7 +105,7 @@ def test_what_is_there_is_skipped_and_what_is_not_is_copied(session, capsys):
     s3.put_object(Bucket=session.bucket, Key=f"{prefix}LICENSE", Body=b"x" * size)
     capsys.readouterr()
     assert weights.copy(session, RECIPE, hf_token=TOKEN) == address
-    said = dict(re.findall(r"(\S+), 0.00 GB: (.*)", capsys.readouterr().out))
+    said = dict(re.findall(r"(\S+), \d+\.\d\d kB: (.*)", capsys.readouterr().out))
     assert {path for path, what in said.items() if what == "copied"} == {
         "tokenizer.json",
         "LICENSE",  # as long, and other bytes
@@ -244,6 +245,14 @@ def test_without_a_token_it_says_where_to_get_one(session, monkeypatch):
         weights.copy(session, RECIPE, environ={})
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0.00 kB"), (999_000, "999.00 kB"), (5_000_000, "5.00 MB"), (4_976_000_000, "4.98 GB")],
+)
+def test_sizes_are_said_in_a_unit_that_fits(size, said):
+    assert weights._readable(size) == said
+
+
 @pytest.mark.parametrize("model_id", ["..", "a/../b", "a", "/a", "a/b/c", "https://x/y"])
 def test_a_name_that_is_no_models_is_refused(session, model_id):
     with pytest.raises(WeightsError, match="looks like organization/name"):
@@ -378,7 +387,7 @@ def forbidden(hub, handler, content):
         (other_bytes, "is not what the Hub lists", 80_000),  # in parts
         (too_few, "The Hub answers 200 for model.safetensors", 300),  # asked to go on, begins anew
         (too_many, "is not what the Hub lists", 300),
-        (no_more, "broke off after 0.00 of 0.02 GB", 80_000),
+        (no_more, "broke off after 0.00 kB of 20.48 MB", 80_000),
         (forbidden, "The Hub answers 403 for model.safetensors of o/open: check the token", 300),
     ],
 )

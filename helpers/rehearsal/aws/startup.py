@@ -96,7 +96,8 @@ def plan(
             reason = modeldata.NOT_DOWNLOADED.format(uri=uri)  # words [unverified]
             return Startup(INSTANCE_S + download_timeout_s, reason, tuple(lines))
         gb = models.weights_gb(files.model_id)
-        said = FROM_S3.format(gb=gb, model_id=files.model_id, uri=uri)
+        whose = files.model_id or "an unknown model"
+        said = FROM_S3.format(gb=gb, model_id=whose, uri=uri)
         lines.append((INSTANCE_S + 1, said))
     refusal = _refusal(image, env, files, instance_type=instance_type, gated=fault == "gated-model")
     if refusal is not None:
