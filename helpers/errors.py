@@ -8,7 +8,10 @@ WorkshopError
 ├── PreflightError       a check that failed stops the deployment
 ├── EndpointError        an endpoint cannot be made, found or deleted
 │   ├── EndpointMissing  there is none
+│   ├── QuotaError       the account may not have so many instances
+│   ├── GuardError       a time to live cannot be set, read or ended
 │   └── EndpointFailed   there is one, and it did not come up
+│       └── CapacityError  the region has no machine for it
 ├── InvocationError      the endpoint answered with an error, or not at all
 ├── WeightsError         a model cannot be copied to S3
 ├── ClusterError         a client on another machine was lost
@@ -55,6 +58,18 @@ class EndpointMissing(EndpointError):
 
 class EndpointFailed(EndpointError):
     """The endpoint exists and did not come up."""
+
+
+class CapacityError(EndpointFailed):
+    """AWS has no machine of that type left in the region."""
+
+
+class QuotaError(EndpointError):
+    """The account may not have so many instances of that type in the region."""
+
+
+class GuardError(EndpointError):
+    """A time to live cannot be set, read or ended."""
 
 
 class InvocationError(WorkshopError):

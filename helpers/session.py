@@ -149,6 +149,18 @@ class Session(Voice):
         boto = _Boto(region_name=region, endpoint_url=self.boto.endpoint_url, like=self.boto)
         return replace(self, region=region, boto=boto)
 
+    def move_to(self, region: str) -> None:
+        """Go on in another region, with all that use this session; remembered for other notebooks.
+
+        Raises:
+            SettingsError: When that is no region.
+        """
+        there = self.in_region(region)
+        if there is not self:
+            self.settings = replace(self.settings, region=region)
+            self.region, self.boto, self._clients = region, there.boto, there._clients
+            settings.remember_region(self.settings.state_dir, self.target, region)
+
     def client(self, service: str, **config: Any) -> BaseClient:
         """A boto3 client, made once for each service and configuration.
 

@@ -130,6 +130,13 @@ def remember(state_dir: Path, target: str, *, choose: bool, **choices: str | Non
     _keep(state_dir, kept)
 
 
+def remember_region(state_dir: Path, target: str, region: str) -> None:
+    """Let the sessions that follow with a target be in this region; all else stays as it was."""
+    kept = _remembered(state_dir)
+    kept[target] = kept.get(target, {}) | {"region": region}
+    _keep(state_dir, kept)
+
+
 def forget_target(state_dir: Path) -> None:
     """Let sessions that name no target have the default one again."""
     kept = _remembered(state_dir)

@@ -139,8 +139,13 @@ def _emitters(session):
     """Of the session, for clients it makes later, and of those that are there already."""
     yield session.boto.events
     yield from (client.meta.events for client in session._clients.values())
+    yield from (one.sagemaker_client.meta.events for one in _kept_by_the_sdk(session))
+
+
+def _kept_by_the_sdk(session):
+    """What sagemaker-core keeps of this session's clients: from 2.27 on, one for each session."""
     sdk = sys.modules.get("sagemaker.core.utils.utils")
     kept = sdk and type(sdk.SageMakerClient)._instances.get(sdk.SageMakerClient)
-    if isinstance(kept, dict):  # from 2.27 on it keeps one for each session
-        mine = {id(one): one for one in kept.values() if one.session is session.boto}
-        yield from (one.sagemaker_client.meta.events for one in mine.values())
+    if not isinstance(kept, dict):
+        return []
+    return list({id(one): one for one in kept.values() if one.session is session.boto}.values())

@@ -1,21 +1,36 @@
+import json
 import logging
 import os
 import re
 import time
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 
 import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
 
-from helpers import cleanup, endpoint, hub, recipes, resources
+from helpers import (
+    cleanup,
+    container_log,
+    deployed,
+    deployment,
+    endpoint,
+    guard,
+    hub,
+    recipes,
+    resources,
+    symptoms,
+    waiting,
+)
 from helpers.clock import Clock
 from helpers.endpoint import VARIANT
 from helpers.errors import EndpointError, EndpointFailed, EndpointMissing
 from helpers.session import open_session
 
 SMALL = "llama-3-8b"
+LONG_H = 2000  # an hour is a millisecond here
 TOKEN = "hf_ThisTokenMustNotBeSeen"
 NUMBER = count(1)
 
@@ -52,22 +67,23 @@ def broken(session):
 def served(shared):
     """An endpoint in service that no test changes, and its session."""
     session = replace(shared, participant="served")
-    made = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    made = deploy(session)
     return session, endpoint.wait(session, made)
 
 
-def deploy(session, name=SMALL, *, hf_token=TOKEN, instance_count=1, **env):
+def deploy(session, name=SMALL, *, hf_token=TOKEN, instance_count=1, weights=None, **env):
     return endpoint.deploy(
         session,
         recipes.get(name, **env),
         role=session.role(),
         hf_token=hf_token,
         instance_count=instance_count,
+        ttl_h=LONG_H,
+        weights=weights,
     )
 
 
 def journal(session):
-    import json
     import urllib.request
 
     url = f"{os.environ['AWS_ENDPOINT_URL']}/_rehearsal/journal"
@@ -111,14 +127,14 @@ def test_everything_is_tagged_with_its_participant(served):
             "workshop": "inferentia2",
             "participant": "served",
             "recipe": SMALL,
-            "expires": "never",
+            "expires": guard.expiry(session, made.name).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
 
 def test_a_second_deployment_attaches(served, capsys):
     session, made = served
     before = journal(session)
-    again = endpoint.deploy(session, recipes.get(SMALL), role=session.role(), hf_token=TOKEN)
+    again = deploy(session)
     assert again.created == made.created
     assert journal(session) == before
     assert "attached to it" in capsys.readouterr().out
@@ -241,14 +257,82 @@ def test_a_model_that_is_not_gated_gets_no_token(session):
     assert "HF_TOKEN" not in model["PrimaryContainer"]["Environment"]
 
 
-def test_an_interrupted_deployment_says_what_exists(broken):
-    rehearsing.fail_after(broken, "CreateEndpointConfig", KeyboardInterrupt())
-    with pytest.raises(EndpointError, match="No endpoint was created"):
+@pytest.mark.parametrize(
+    ("operation", "service"),
+    [
+        ("CreateSchedule", "scheduler"),
+        ("CreateLogGroup", "cloudwatch-logs"),
+        ("CreateEndpointConfig", "sagemaker"),
+    ],
+)
+def test_a_deployment_that_is_interrupted_early_says_that_nothing_bills(broken, operation, service):
+    rehearsing.fail_after(broken, operation, KeyboardInterrupt(), service=service)
+    with pytest.raises(EndpointError, match="There is no endpoint .*: nothing bills"):
         deploy(broken)
-    rehearsing.restore()
+
+
+def test_a_deployment_that_is_interrupted_late_says_what_bills_and_until_when(broken):
     rehearsing.fail_after(broken, "CreateEndpoint", KeyboardInterrupt())
-    with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour"):
+    with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour\. It deletes itself at 20"):
         deploy(broken)
+
+
+# --- weights from S3
+
+
+@pytest.fixture(scope="module")
+def weights(shared):
+    """The files of the small model in the workshop's bucket, but for their bytes."""
+    prefix = "inf2-workshop/somebody/weights/meta-llama/Meta-Llama-3-8B-Instruct/"
+    config = json.dumps({"num_hidden_layers": 32}).encode()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shared.client("s3").put_object(Bucket=shared.bucket, Key=prefix + name, Body=config)
+    return f"s3://{shared.bucket}/{prefix}"
+
+
+def test_with_weights_in_s3_the_container_gets_no_token(session, weights):
+    made = endpoint.wait(session, deploy(session, weights=weights))
+    assert made.status == "InService"
+    model = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert TOKEN not in str(model)
+    env = model["PrimaryContainer"]["Environment"]
+    assert "HF_TOKEN" not in env
+    assert env["HF_MODEL_ID"] == "/opt/ml/model"
+    assert (made.weights, made.model_id) == (weights, "meta-llama/Meta-Llama-3-8B-Instruct")
+    assert deploy(session, weights=weights).created == made.created
+    with pytest.raises(EndpointError, match="weights s3://.* instead of the Hub's"):
+        deploy(session)
+
+
+def test_vllm_is_asked_by_the_models_name_wherever_its_weights_lie():
+    env = deployment._environment(recipes.get("llama-3.3-70b-vllm"), "s3://bucket/model/")
+    assert env["SM_ON_MODEL"] == "/opt/ml/model"
+    assert env["SM_ON_SERVED_MODEL_NAME"] == "meta-llama/Llama-3.3-70B-Instruct"
+
+
+def test_weights_that_are_not_there_are_said_with_a_remedy(session):
+    nowhere = f"s3://{session.bucket}/inf2-workshop/nobody/"
+    with pytest.raises(EndpointError, match="Could not find model data at .*helpers.weights"):
+        deploy(session, weights=nowhere)
+
+
+@pytest.mark.parametrize("weights", ["", "model/", "s3://bucket/model", "https://bucket/model/"])
+def test_what_is_no_prefix_in_s3_is_refused_before_anything_is_made(session, weights):
+    with pytest.raises(EndpointError, match="is no S3 prefix"):
+        deploy(session, weights=weights)
+    assert journal(session) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "recipe", "model_id"),
+    [
+        ("s3://b/p/weights/o/m/", "", "o/m"),
+        ("s3://b/elsewhere/", SMALL, "meta-llama/Meta-Llama-3-8B-Instruct"),
+        ("s3://b/elsewhere/", "", "/opt/ml/model"),
+    ],
+)
+def test_a_models_name_is_known_wherever_its_weights_lie(weights, recipe, model_id):
+    assert deployed._model_of({"HF_MODEL_ID": "/opt/ml/model"}, weights, recipe) == model_id
 
 
 def test_the_token_reaches_the_container_and_nobody_else(session, capsys, caplog):
@@ -371,15 +455,69 @@ def test_waiting_says_a_line_at_each_mark_and_what_it_cost(session, capsys):
     assert ready.status == "InService"
     *marks, last = capsys.readouterr().out.splitlines()
     assert marks == [
-        "[rehearsal] Creating, 5 min, $1.30 so far",
-        "[rehearsal] Creating, 10 min, $2.60 so far",
-        "[rehearsal] Creating, 15 min, $3.90 so far",
-        "[rehearsal] Creating, 20 min, $5.19 so far",
-        "[rehearsal] Creating, 25 min, $6.49 so far",
-        "[rehearsal] Creating, 30 min, $7.79 so far",
+        "[rehearsal] Creating, 5 of about 31 min, downloading the weights, $1.30 so far",
+        "[rehearsal] Creating, 10 of about 31 min, downloading the weights, $2.60 so far",
+        "[rehearsal] Creating, 15 of about 31 min, downloading the weights, $3.90 so far",
+        "[rehearsal] Creating, 20 of about 31 min, loading the model, $5.19 so far",
+        "[rehearsal] Creating, 25 of about 31 min, loading the model, $6.49 so far",
+        "[rehearsal] Creating, 30 of about 31 min, loading the model, $7.79 so far",
     ]
     assert re.fullmatch(r"InService after \d+\.\d min, \$\d+\.\d\d so far \[rehearsal\]", last)
     assert ready.cost_so_far(session) > 7
+
+
+def test_a_container_that_has_died_is_said_long_before_sagemaker_gives_up(session, capsys):
+    made = deploy(session, HF_AUTO_CAST_TYPE="bf16")
+    with pytest.raises(EndpointFailed):
+        endpoint.wait(session, made)
+    said = capsys.readouterr().out
+    assert "Creating, 5 of about 8 min, starting the container, $0.08 so far" in said
+    assert "Creating, 10 min instead of about 8, its container has died (cache miss), $0." in said
+    assert said.count("It will not come up: The Neuron cache holds no model") == 1
+
+
+def test_what_a_container_cannot_recover_from_is_among_the_symptoms():
+    assert set(waiting.FATAL) <= {one.name for one in symptoms.SYMPTOMS}
+
+
+@pytest.mark.parametrize(
+    ("lines", "stage"),
+    [
+        ([], "waiting for the machine"),
+        (["INFO text_generation_launcher: Args"], "starting the container"),
+        (["Starting download process."], "downloading the weights"),
+        (["Successfully downloaded weights.", "Starting shard"], "loading the model"),
+        (["Shard ready in 900s", "Warming up model"], "warming up"),
+        (["Warming up model", "Connected"], "about to answer"),
+        (["INFO:     Application startup complete."], "about to answer"),
+    ],
+)
+def test_what_a_container_does_is_told_by_its_log(lines, stage):
+    assert container_log.stage(lines) == stage
+
+
+def test_without_a_right_to_its_log_it_seems_to_wait_for_the_machine(session, broken, capsys):
+    made = deploy(session)
+    rehearsing.refuse(
+        broken, "DescribeLogStreams", "AccessDeniedException", "no", service="cloudwatch-logs"
+    )
+    endpoint.wait(broken, made)
+    assert "waiting for the machine" in capsys.readouterr().out
+
+
+def test_an_update_is_waited_for_from_its_beginning(session, capsys):
+    made = endpoint.wait(session, deploy(session))
+    session.clock.sleep(3600)
+    session.client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=made.name,
+        DesiredWeightsAndCapacities=[{"VariantName": VARIANT, "DesiredInstanceCount": 2}],
+    )
+    changing = endpoint.look(session, made.name)
+    capsys.readouterr()
+    endpoint.wait(session, changing)
+    said = capsys.readouterr().out
+    assert said.count("min,") <= 2
+    assert "Creating" not in said
 
 
 def test_waiting_for_an_endpoint_that_is_long_in_service_is_one_line(served, capsys):
@@ -408,11 +546,13 @@ def failed(session, **changes):
     """The post-mortem of an endpoint that SageMaker describes as failed."""
     made = deploy(session)
     described = {**vars(made), "status": "Failed", **changes}
-    return endpoint._post_mortem(session, endpoint.Endpoint(**described))
+    return str(waiting._failure(session, endpoint.Endpoint(**described)))
 
 
 def test_missing_capacity_has_its_own_remedy(session):
-    said = failed(session, failure_reason="Unable to provision requested ML compute capacity")
+    tomorrow = session.clock.now() + timedelta(days=1)  # so that it has no log yet
+    reason = "Unable to provision requested ML compute capacity"
+    said = failed(session, failure_reason=reason, created=tomorrow)
     assert "another region" in said
     assert "has left no log" in said
 
@@ -456,7 +596,7 @@ def test_an_endpoint_that_is_being_deleted_is_said(broken):
 def test_an_endpoint_deleted_meanwhile_is_said(session):
     made = endpoint.wait(session, deploy(session))
     resources.delete(session, resources.ENDPOINT, made.name)
-    endpoint._wait_until_gone(session, made.name)
+    deployed.wait_until_gone(session, made.name)
     with pytest.raises(EndpointMissing):
         endpoint.wait(session, made)
 
@@ -520,10 +660,34 @@ def test_one_that_is_still_starting_is_waited_for(session, broken, capsys):
     assert resources.describe(session, resources.ENDPOINT, made.name) is None
 
 
+def test_one_that_is_being_deleted_already_is_waited_for(session, broken):
+    made = endpoint.wait(session, deploy(session))
+    resources.delete(session, resources.ENDPOINT, made.name)
+    rehearsing.pretend(broken, "DescribeEndpoint", times=1, EndpointStatus="Deleting")
+    endpoint.remove(broken, made.name)
+    assert resources.describe(session, resources.ENDPOINT, made.name) is None
+
+
+def test_one_whose_time_ends_while_it_is_removed_is_no_failure(session, broken):
+    made = endpoint.wait(session, deploy(session))
+    looks = count()
+
+    def end_at_the_second_look(parsed, **_):
+        if next(looks) == 1:
+            rehearsing.restore()
+            resources.delete(session, resources.ENDPOINT, made.name)
+            parsed.update(EndpointStatus="Deleting")
+
+    rehearsing.after(broken, "DescribeEndpoint", end_at_the_second_look)
+    rehearsing.refuse(broken, "DeleteEndpoint", "ValidationException", "in-progress")
+    assert endpoint.remove(broken, made.name)
+    assert resources.describe(session, resources.ENDPOINT, made.name) is None
+
+
 def test_an_endpoint_that_does_not_go_away_is_said(served):
     session, made = served
     with pytest.raises(EndpointError, match=r"still InService after .*may still bill"):
-        endpoint._wait_while(session, made.name, lambda status: True, 60, 5)
+        deployed._wait_while(session, made.name, lambda status: True, 60, 5)
 
 
 def test_looking_costs_little_time(served):

@@ -51,6 +51,7 @@ _READING = ("get", "describe", "list", "search", "query")
 # numbers; with these, its 185 attempts just fill its 24 hours.
 _LONGEST_WAIT_S = 480.0
 _LAST_S = 7_258_118_400  # the year 2200, where cron expressions end
+_GROUP = re.compile("/schedule-groups/([0-9a-zA-Z-_.]+)")
 _NO_ROLE = "The execution role you provide must allow AWS EventBridge Scheduler to assume the role."
 
 
@@ -125,6 +126,8 @@ class Schedules:
     # --- what AWS checks and moto does not
 
     async def _check(self, request: Request, now: float) -> None:
+        if match := _GROUP.fullmatch(request.path):
+            await self._check_group(request, match[1])
         name = written_schedule(request)
         if name is None:
             return
@@ -144,6 +147,17 @@ class Schedules:
         self._check_target(given["Target"])
         group = given.get("GroupName", "default")
         await self._check_neighbors(request.region, group, given["Target"]["RoleArn"])
+
+    async def _check_group(self, request: Request, name: str) -> None:
+        """Refuse what moto does wrong: it makes a group anew, and cannot delete one twice."""
+        ask = self._services.ask(_has_group, self._account, request.region, name)
+        there = await wrap_future(ask)
+        if request.method == "POST" and there:
+            message = f"Schedule group {name} already exists."  # [unverified]
+            raise AwsError("ConflictException", message, status=409)
+        if request.method == "DELETE" and not there:
+            message = f"Schedule group {name} does not exist."
+            raise AwsError("ResourceNotFoundException", message, status=404)
 
     def _check_target(self, target: Mapping[str, Any]) -> None:
         match = _TARGET.fullmatch(target["Arn"])

@@ -1,0 +1,231 @@
+"""What is deployed: find the participant's endpoint, look at it, remove it."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from helpers import contracts, costs, hub, resources
+from helpers.errors import EndpointError, EndpointMissing
+from helpers.recipes import RECIPES
+from helpers.resources import CONFIG, ENDPOINT, MODEL
+from helpers.session import Session
+
+IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack")
+DELETE_TIMEOUT_S = 900
+MODEL_FOLDER = "/opt/ml/model"  # where SageMaker puts weights from S3, AWS's hosting guide
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as SageMaker describes it, without secrets.
+
+    Attributes:
+        name: Its name, and that of its model and configuration.
+        status: SageMaker's: `Creating`, `InService`, `Failed`, `Deleting`, …
+        recipe_name: The recipe it was made from, empty when unknown.
+        model_id: Hugging Face model, empty when unknown.
+        image: Container image, empty when its model is gone.
+        env: The container's environment, secrets covered.
+        instance_type: SageMaker instance type, empty when its configuration is gone.
+        instance_count: Instances.
+        created: When it was created, AWS time.
+        modified: When its status last changed, AWS time.
+        price_per_hour: $ an hour for all instances, None when unknown.
+        failure_reason: Why it failed, empty when it did not.
+        weights: S3 prefix its weights come from, empty when the container downloads them.
+    """
+
+    name: str
+    status: str
+    recipe_name: str
+    model_id: str
+    image: str
+    env: Mapping[str, str]
+    instance_type: str
+    instance_count: int
+    created: datetime
+    modified: datetime
+    price_per_hour: float | None
+    failure_reason: str = ""
+    weights: str = ""
+
+    def cost_so_far(self, session: Session) -> float:
+        """$ from its creation until now, at most: SageMaker bills once the instance is there."""
+        return self.cost((session.clock.now() - self.created).total_seconds())
+
+    def cost(self, seconds: float) -> float:
+        """$ for so many seconds of AWS time; 0 when the price is unknown."""
+        return max(0.0, seconds) / 3600 * (self.price_per_hour or 0.0)
+
+
+def find(session: Session, name: str | None = None, *, in_service: bool = False) -> Endpoint:
+    """The participant's endpoint.
+
+    Args:
+        session: The workshop's session.
+        name: Its name; left out, the only one the participant has.
+        in_service: Refuse one that does not answer requests yet or any more.
+
+    Raises:
+        EndpointMissing: When there is none.
+        EndpointError: When there are several, or it is not in service though asked for.
+    """
+    found = look(session, name) if name else _only_one(session)
+    if in_service and found.status != "InService":
+        raise EndpointError(
+            f"Endpoint {found.name} is {found.status}: run 03_deploy_endpoint, it waits until the "
+            "endpoint is in service."
+        )
+    return found
+
+
+def _only_one(session: Session) -> Endpoint:
+    mine = [
+        one
+        for one in resources.of_participant(session, ENDPOINT)
+        if one.status != "Deleting"  # as good as gone
+    ]
+    if not mine:
+        raise EndpointMissing(
+            f"Participant {session.participant} has no endpoint in {session.region}: "
+            "run 03_deploy_endpoint."
+        )
+    if len(mine) > 1:
+        raise EndpointError(
+            f"Participant {session.participant} has {len(mine)} endpoints: "
+            "set ENDPOINT_NAME (or --endpoint) to one of "
+            f"{', '.join(one.name for one in mine)}."
+        )
+    return look(session, mine[0].name)
+
+
+def look(session: Session, name: str) -> Endpoint:
+    """An endpoint by name.
+
+    Raises:
+        EndpointMissing: When it is not there.
+        EndpointError: When SageMaker cannot be asked.
+    """
+    found = peek(session, name)
+    if found is None:
+        raise EndpointMissing(
+            f"There is no endpoint {name} in {session.region}: run 03_deploy_endpoint."
+        )
+    return found
+
+
+def peek(session: Session, name: str) -> Endpoint | None:
+    """An endpoint by name, None when it is not there.
+
+    Raises:
+        EndpointError: When SageMaker cannot be asked.
+    """
+    described = resources.describe(session, ENDPOINT, name)
+    if described is None:
+        return None
+    config = resources.describe(session, CONFIG, described["EndpointConfigName"]) or {}
+    variant = next(iter(config.get("ProductionVariants", [])), {})
+    model = resources.describe(session, MODEL, variant["ModelName"]) if variant else None
+    container = (model or {}).get("PrimaryContainer", {})
+    env = hub.mask(container.get("Environment", {}))
+    source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+    weights = source.get("S3Uri", "")
+    running = next(iter(described.get("ProductionVariants", [])), {})
+    instance_type = variant.get("InstanceType", "")
+    count = running.get("CurrentInstanceCount") or variant.get("InitialInstanceCount", 0)
+    known = costs.INSTANCES.get(instance_type)
+    tags = resources.tags_of(session, described["EndpointArn"])
+    recipe_name = tags.get("recipe") or _recipe_of(session, name)
+    return Endpoint(
+        name=described["EndpointName"],
+        status=described["EndpointStatus"],
+        recipe_name=recipe_name,
+        model_id=_model_of(env, weights, recipe_name),
+        image=container.get("Image", ""),
+        env=env,
+        instance_type=instance_type,
+        instance_count=count,
+        created=described["CreationTime"],
+        modified=described["LastModifiedTime"],
+        price_per_hour=known.price_per_hour * count if known else None,
+        failure_reason=hub.redact(described.get("FailureReason", "")),
+        weights=weights,
+    )
+
+
+def _model_of(env: Mapping[str, str], weights: str, recipe_name: str) -> str:
+    """The model's name on the Hub, also when its weights come from S3."""
+    named = contracts.model_of(env)
+    if named != MODEL_FOLDER:
+        return named
+    copied = re.search("/weights/([^/]+/[^/]+)/?$", weights)
+    recipe = RECIPES.get(recipe_name)
+    return copied[1] if copied else recipe.model_id if recipe else named
+
+
+def _recipe_of(session: Session, name: str) -> str:
+    named = (r for r in RECIPES if resources.name_of(session.participant, r) == name)
+    return next(named, "")
+
+
+def remove(session: Session, name: str, *, poll_s: float = 5) -> bool:
+    """Delete an endpoint and wait until it is gone; False when it was not there.
+
+    AWS refuses to delete an endpoint that is being created or updated: this waits for that too.
+    One that is being deleted already, by whomever, is waited for as well.
+
+    Raises:
+        EndpointError: When it cannot be deleted, or is still there after 15 minutes.
+    """
+    status = status_of(session, name)
+    if status in IN_PROGRESS:
+        session.say(f"Endpoint {name} is {status}: AWS deletes it once that has ended, waiting.")
+        _wait_while(session, name, lambda status: status in IN_PROGRESS, 3 * 3600, poll_s)
+        status = status_of(session, name)
+    if status is None:
+        return False
+    if status != "Deleting":
+        try:
+            resources.delete(session, ENDPOINT, name)
+        except EndpointError:
+            if status_of(session, name) not in (None, "Deleting"):  # its time to live has ended
+                raise
+    wait_until_gone(session, name, poll_s=poll_s)
+    return True
+
+
+def status_of(session: Session, name: str) -> str | None:
+    """An endpoint's status, None when it is not there.
+
+    Raises:
+        EndpointError: When SageMaker cannot be asked.
+    """
+    there = resources.describe(session, ENDPOINT, name)
+    return there["EndpointStatus"] if there else None
+
+
+def wait_until_gone(session: Session, name: str, *, poll_s: float = 5) -> None:
+    """Wait until an endpoint that is being deleted is gone.
+
+    Raises:
+        EndpointError: When it is still there after 15 minutes.
+    """
+    _wait_while(session, name, lambda status: status is not None, DELETE_TIMEOUT_S, poll_s)
+
+
+def _wait_while(
+    session: Session,
+    name: str,
+    holds: Callable[[str | None], bool],
+    timeout_s: float,
+    poll_s: float,
+) -> None:
+    end_s = session.clock.monotonic() + timeout_s
+    while holds(status := status_of(session, name)):
+        if session.clock.monotonic() > end_s:
+            raise EndpointError(
+                f"Endpoint {name} is still {status} after {timeout_s / 60:g} min and may still "
+                "bill: run 08_clean_up again, or delete it in the SageMaker console."
+            )
+        session.clock.sleep(poll_s)
