@@ -469,7 +469,7 @@ def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
 
 
 def test_from_the_command_line_a_missing_endpoint_is_one_sentence(rehearsal, capsys):
-    assert demo.main(["--endpoint", "nowhere"]) == 1
+    assert demo.main(["--endpoint", "inf2-workshop-nowhere"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "03_deploy_endpoint" in err

@@ -610,7 +610,7 @@ def test_tgi_refuses_a_stream_inside_the_stream(runtime):
 
 def test_an_endpoint_that_is_not_there_says_which_notebook_makes_it(runtime):
     with pytest.raises(InvocationError, match="03_deploy_endpoint") as caught:
-        messages.chat(runtime, "nowhere", HELLO)
+        messages.chat(runtime, "inf2-workshop-nowhere", HELLO)
     assert caught.value.kind == "not_found"
 
 

@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from urllib.parse import urlencode
 
 import boto3
 import pytest
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from helpers import messages
 from helpers.rehearsal import launch
-from helpers.rehearsal.aws import policies
+from helpers.rehearsal.aws import actions, policies, services
+from helpers.rehearsal.aws.actions import Place
 from helpers.rehearsal.aws.policies import Context, Decision
+from helpers.rehearsal.server import Request
 from helpers.session import open_session
 
 ACCOUNT = "123456789012"
@@ -845,6 +848,80 @@ def test_what_cannot_be_judged_denies_and_is_said_once(caplog):
 def test_what_is_no_policy_is_refused(text):
     with pytest.raises(ValueError, match="The policy p cannot be read"):
         policies.parse(text, "p")
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+MEMBERS = st.sampled_from(
+    [
+        "ModelName",
+        "EndpointName",
+        "EndpointConfigName",
+        "ProductionVariants",
+        "Tags",
+        "TagKeys",
+        "ResourceArn",
+        "ExecutionRoleArn",
+        "ResourceARN",
+        "ResourceId",
+        "ServiceNamespace",
+        "logGroupName",
+        "logGroupNames",
+        "tags",
+        "resourceArn",
+        "AlarmNames",
+        "Name",
+        "Rule",
+        "EventBusName",
+        "ServiceCode",
+        "GroupName",
+        "Target",
+    ]
+)
+OPERATIONS = st.sampled_from(
+    [
+        "CreateModel",
+        "AddTags",
+        "CreateEndpointConfig",
+        "RegisterScalableTarget",
+        "DeleteScalingPolicy",
+        "CreateLogGroup",
+        "GetLogEvents",
+        "PutMetricAlarm",
+        "DescribeAlarms",
+        "PutRule",
+        "GetRole",
+        "AssumeRole",
+    ]
+)
+SERVICES = st.sampled_from([*services.OFFERED, "sagemaker", "application-autoscaling", "pricing"])
+
+
+@given(
+    SERVICES,
+    st.sampled_from(["GET", "PUT", "POST", "DELETE"]),
+    st.sampled_from(["/", "//", "/b", "/b/k", "/schedules/n", "/schedule-groups/g", "/tags/a"]),
+    st.one_of(st.text(alphabet="=&%ab./?", max_size=12), st.just("delete"), st.just("uploadId=1")),
+    OPERATIONS,
+    st.one_of(st.binary(max_size=20), st.dictionaries(MEMBERS, JSON, max_size=4)),
+    st.booleans(),
+)
+def test_whatever_is_sent_asks_for_something(
+    service, method, path, query, operation, body, in_json
+):
+    headers = {"x-amz-target": f"X.{operation}"} if in_json else {"host": "b.localhost"}
+    if isinstance(body, dict):
+        body = (json.dumps(body) if in_json else f"Action={operation}&{urlencode(body)}").encode()
+    request = Request(method, path, query, headers, body)
+    asks = actions.asked(request, service, Place("us-east-1", ACCOUNT))
+    prefix = {"monitoring": "cloudwatch", "tagging": "tag"}.get(service, service)
+    assert asks[0].action.startswith(f"{prefix}:")
+    assert all(isinstance(one.resource, str) and one.resource for one in asks)
 
 
 TEXT = st.text(alphabet="ab:*?${}/,'", max_size=12)

@@ -517,7 +517,7 @@ def numbered(given: Mapping[str, str], name: str) -> tuple[str, ...]:
     found = {
         int(key.removeprefix(start)): value
         for key, value in given.items()
-        if key.startswith(start) and key.removeprefix(start).isdecimal()
+        if key.startswith(start) and re.fullmatch("[0-9]{1,9}", key.removeprefix(start))
     }
     return tuple(found[number] for number in sorted(found))
 
