@@ -11,21 +11,9 @@ import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
 
-from helpers import (
-    cleanup,
-    container_log,
-    deployed,
-    deployment,
-    endpoint,
-    guard,
-    hub,
-    recipes,
-    resources,
-    symptoms,
-    waiting,
-)
+from helpers import cleanup, endpoint, guard, hub, recipes, resources, symptoms
 from helpers.clock import Clock
-from helpers.endpoint import VARIANT
+from helpers.endpoint import VARIANT, deployed, deployment, logs, waiting
 from helpers.errors import EndpointError, EndpointFailed, EndpointMissing
 from helpers.session import open_session
 
@@ -493,7 +481,7 @@ def test_what_a_container_cannot_recover_from_is_among_the_symptoms():
     ],
 )
 def test_what_a_container_does_is_told_by_its_log(lines, stage):
-    assert container_log.stage(lines) == stage
+    assert logs.stage(lines) == stage
 
 
 def test_without_a_right_to_its_log_it_seems_to_wait_for_the_machine(session, broken, capsys):

@@ -7,7 +7,8 @@ from itertools import count
 import pytest
 import rehearsing
 
-from helpers import capacity, cleanup, deployed, endpoint, errors, guard, recipes, resources
+from helpers import cleanup, endpoint, errors, guard, recipes, resources
+from helpers.endpoint import capacity, deployed
 from helpers.rehearsal.faults import FAULTS
 from helpers.session import open_session
 

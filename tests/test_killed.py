@@ -15,7 +15,8 @@ from itertools import count
 import pytest
 import rehearsing
 
-from helpers import cleanup, deployed, endpoint, guard, recipes, resources
+from helpers import cleanup, endpoint, guard, recipes, resources
+from helpers.endpoint import deployed
 from helpers.session import open_session
 
 SMALL = recipes.get("llama-3-8b")

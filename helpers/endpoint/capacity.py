@@ -4,14 +4,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from helpers import container_log, containers, deployed, guard, resources
-from helpers.deployed import Endpoint
-from helpers.deployment import deploy, interrupted
+from helpers import containers, resources
+from helpers.endpoint import deployed, lifetime, logs
+from helpers.endpoint.deployed import Endpoint
+from helpers.endpoint.deployment import deploy, interrupted
+from helpers.endpoint.waiting import wait
 from helpers.errors import CapacityError, EndpointError, QuotaError, WorkshopError
 from helpers.recipes import Recipe
 from helpers.resources import CONFIG, MODEL
 from helpers.session import Session
-from helpers.waiting import wait
 
 FIRST_PAUSE_S = 120.0  # AWS time before the second attempt; twice as long before each later one
 LONGEST_PAUSE_S = 1800.0
@@ -95,8 +96,8 @@ def undo(session: Session, name: str) -> None:
     deployed.remove(session, name)
     for kind in (CONFIG, MODEL):
         resources.delete(session, kind, name)
-    container_log.remove_group(session, name)
-    guard.remove(session, name)
+    logs.remove_group(session, name)
+    lifetime.remove(session, name)
 
 
 def _insist(session: Session, recipe: Recipe, name: str, attempts: int, **given: Any) -> Endpoint:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from helpers import container_log, contracts, costs, deployed, guard, models, symptoms
-from helpers.deployed import Endpoint
+from helpers import contracts, costs, models, symptoms
+from helpers.endpoint import deployed, lifetime, logs
+from helpers.endpoint.deployed import Endpoint
 from helpers.errors import (
     CapacityError,
     ContainerError,
@@ -76,7 +77,7 @@ def still_there(session: Session, endpoint: Endpoint) -> str:
     """What exists, what it bills, when that ends, and what to do about it."""
     price = f"${endpoint.price_per_hour:.2f} an hour" if endpoint.price_per_hour else "by the hour"
     try:
-        ends = f"It {guard.when(session, guard.expiry(session, endpoint.name))}."
+        ends = f"It {lifetime.when(session, lifetime.expiry(session, endpoint.name))}."
     except WorkshopError as error:
         ends = str(error)
     return (
@@ -163,7 +164,7 @@ class _Marks:
 
     def _doing(self, age_s: float) -> tuple[str, Symptom | None]:
         until = self._since.timestamp() + age_s + _LOG_SLACK_S
-        lines = container_log.read_until(
+        lines = logs.read_until(
             self._session,
             self._endpoint.name,
             since=self._since,
@@ -172,7 +173,7 @@ class _Marks:
         found = symptoms.recognize("\n".join(lines))
         if found and found.name in FATAL:
             return f"its container has died ({found.name})", found
-        return container_log.stage(lines), None
+        return logs.stage(lines), None
 
 
 def _progress(age_s: float, expected_s: float) -> str:
@@ -199,7 +200,7 @@ def _patient_look(session: Session, endpoint: Endpoint, *, poll_s: float) -> End
 def _failure(session: Session, endpoint: Endpoint) -> EndpointFailed:
     """SageMaker's reason, the container's last lines, what they mean and what helps."""
     parts = [f"Endpoint {endpoint.name} failed: {endpoint.failure_reason}"]
-    lines = container_log.container_log(session, endpoint.name, since=endpoint.created)
+    lines = logs.container_log(session, endpoint.name, since=endpoint.created)
     if lines:  # SageMaker restarts the container: what it repeats is shown once
         once = reversed(dict.fromkeys(reversed(lines)))
         parts += ["The container's last lines:", *(f"  {line}" for line in once)]

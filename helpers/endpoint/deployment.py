@@ -12,25 +12,15 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from helpers import (
-    container_log,
-    containers,
-    costs,
-    deployed,
-    guard,
-    hub,
-    models,
-    resources,
-    sdk,
-    symptoms,
-)
+from helpers import containers, costs, hub, models, resources, sdk, symptoms
 from helpers.contracts import VLLM
-from helpers.deployed import MODEL_FOLDER, Endpoint
+from helpers.endpoint import deployed, lifetime, logs
+from helpers.endpoint.deployed import MODEL_FOLDER, Endpoint
+from helpers.endpoint.waiting import still_there
 from helpers.errors import EndpointError, GuardError, QuotaError
 from helpers.recipes import Recipe
 from helpers.resources import CONFIG, ENDPOINT, MODEL, Kind
 from helpers.session import Session, reason
-from helpers.waiting import still_there
 
 VARIANT = "AllTraffic"
 
@@ -42,7 +32,7 @@ def deploy(
     role: str,
     hf_token: str | None = None,
     instance_count: int = 1,
-    ttl_h: float | None = guard.DEFAULT_TTL_H,
+    ttl_h: float | None = lifetime.DEFAULT_TTL_H,
     weights: str | None = None,
 ) -> Endpoint:
     """Create model, configuration and endpoint, or attach to the endpoint that is there.
@@ -109,12 +99,12 @@ def _deploy(
         due = _kept(session, name, ttl_h, recipe)
         _refuse_other_configuration(there, recipe, env, image, instance_count, weights)
         session.say(f"Endpoint {name} is there, {there.status}: attached to it.")
-        session.say_measured(f"Endpoint {name} {guard.when(session, due)}")
+        session.say_measured(f"Endpoint {name} {lifetime.when(session, due)}")
         return there
     token = None if weights else _token(recipe, hf_token)
     expires = _guarded(session, name, ttl_h, recipe)
     tags = resources.tags(session, recipe.name, expires=expires)
-    container_log.make_group(session, name, tags)
+    logs.make_group(session, name, tags)
     for kind in (CONFIG, MODEL):  # without an endpoint they are leftovers, and cost nothing
         resources.delete(session, kind, name)
     container = _container(image, {**env, **({"HF_TOKEN": token} if token else {})}, weights)
@@ -125,25 +115,25 @@ def _deploy(
         f"Endpoint {name}: {instance_count} x {recipe.instance_type}, "
         f"${created.price_per_hour or 0:.2f} an hour from now ({costs.PRICE_DATE})."
     )
-    session.say_measured(f"Endpoint {name} {guard.when(session, due)}")
+    session.say_measured(f"Endpoint {name} {lifetime.when(session, due)}")
     return created
 
 
 def _guarded(session: Session, name: str, ttl_h: float | None, recipe: Recipe) -> datetime | None:
     """When what is about to be made deletes itself; a schedule of an earlier one counts no more."""
     if ttl_h is not None:
-        return guard.protect(session, name, hours=ttl_h, recipe_name=recipe.name)
+        return lifetime.protect(session, name, hours=ttl_h, recipe_name=recipe.name)
     with suppress(GuardError):  # who wants no guard need have no rights to one
-        guard.remove(session, name)
+        lifetime.remove(session, name)
     return None
 
 
 def _kept(session: Session, name: str, ttl_h: float | None, recipe: Recipe) -> datetime | None:
     """When what is there deletes itself; made sure of, when it is to."""
     if ttl_h is not None:
-        return guard.keep(session, name, hours=ttl_h, recipe_name=recipe.name)
+        return lifetime.keep(session, name, hours=ttl_h, recipe_name=recipe.name)
     with suppress(GuardError):
-        return guard.expiry(session, name)
+        return lifetime.expiry(session, name)
     return None
 
 
@@ -160,7 +150,7 @@ def _refuse_nonsense(
     if ttl_h is not None and 0 < ttl_h * 3600 <= needs_s:
         raise EndpointError(
             f"A time to live of {ttl_h:g} h ends before the endpoint answers, after about "
-            f"{needs_s / 60:.0f} min: give more, such as ttl_h={guard.DEFAULT_TTL_H:g}."
+            f"{needs_s / 60:.0f} min: give more, such as ttl_h={lifetime.DEFAULT_TTL_H:g}."
         )
     if weights is not None and not (weights.startswith("s3://") and weights.endswith("/")):
         raise EndpointError(

@@ -1,0 +1,314 @@
+"""A time to live for endpoints: a schedule inside AWS deletes them, also when the laptop is closed.
+
+Each endpoint has a one-time schedule of EventBridge Scheduler of its own name, in a group that
+carries the participant's tags (schedules cannot). It is there before the endpoint is.
+"""
+
+import contextlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from helpers import resources
+from helpers.endpoint import deployed, logs
+from helpers.errors import GuardError, WorkshopError
+from helpers.resources import KINDS, PREFIX, WORKSHOP
+from helpers.session import Session, in_utc, reason
+
+DEFAULT_TTL_H = 4.0  # a full pass on AWS takes two hours
+LONGEST_H = 24 * 365 * 20.0  # a fast rehearsal needs many: see `aws_hours`
+TARGET = "arn:{partition}:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
+# AWS refuses to delete an endpoint while it is `Creating` or `Updating`, so the schedule has to
+# try for longer than that lasts. These are the most there is ("EventBridge Scheduler API
+# reference", RetryPolicy, 2026-11). That it also tries again after a ValidationException, which
+# that refusal is, stands there for "the request fails" in general [unverified].
+RETRY_POLICY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
+_AT = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
+_TRIES, _PAUSE_S = 24, 5.0  # a group that is being deleted is waited for, two minutes of AWS time
+
+
+def group_of(session: Session) -> str:
+    """The name of the participant's schedule group."""
+    return f"{PREFIX}-{session.participant}"
+
+
+def aws_hours(session: Session, hours: float | None) -> float | None:
+    """The hours that pass on AWS in so many of the reader's, None for None.
+
+    They are the same on AWS; a rehearsal's clock runs ahead, and reading takes as long as ever.
+    """
+    return None if hours is None else hours * session.clock.speed
+
+
+# --- One endpoint's time to live ------------------------------------------------------------
+
+
+def expiry(session: Session, name: str) -> datetime | None:
+    """When an endpoint deletes itself, AWS time; None when nothing will delete it.
+
+    It is in the past while AWS has not succeeded yet.
+
+    Raises:
+        GuardError: When the scheduler cannot be asked.
+    """
+    try:
+        told = session.client("scheduler").get_schedule(GroupName=group_of(session), Name=name)
+    except (ClientError, BotoCoreError) as error:
+        if _is_missing(error):
+            return None
+        problem = reason(error)
+    else:
+        return _expiry(told)
+    raise GuardError(f"The time to live of {name} cannot be read: {problem}")
+
+
+def protect(session: Session, name: str, *, hours: float, recipe_name: str) -> datetime:
+    """Let AWS delete an endpoint so many hours from now, whatever was scheduled before.
+
+    It may be called before the endpoint is there.
+
+    Args:
+        session: The workshop's session.
+        name: The endpoint.
+        hours: Hours of AWS time.
+        recipe_name: The recipe, for whoever finds the schedule.
+
+    Returns:
+        When it is due, AWS time.
+
+    Raises:
+        GuardError: When it cannot be scheduled.
+        SessionError: When there is no role for the scheduler.
+    """
+    expires = in_hours(session, hours)
+    _put(session, name, expires, recipe_name)
+    return expires
+
+
+def keep(session: Session, name: str, *, hours: float, recipe_name: str) -> datetime:
+    """The time at which an endpoint that is there deletes itself; `protect` it when there is none.
+
+    What is scheduled stays, be it earlier or later: `extend` is how it changes.
+
+    Raises:
+        GuardError: When it cannot be scheduled.
+        SessionError: When there is no role for the scheduler.
+    """
+    due = expiry(session, name)
+    if due and due > session.clock.now():
+        return due
+    due = protect(session, name, hours=hours, recipe_name=recipe_name)
+    _tag(session, name, due)
+    return due
+
+
+def extend(session: Session, name: str | None = None, *, hours: float) -> datetime:
+    """Let an endpoint live for at least so many hours from now on; says when it deletes itself.
+
+    It never shortens: an expiry that is later stays.
+
+    Args:
+        session: The workshop's session.
+        name: The endpoint; left out, the only one the participant has.
+        hours: Hours of AWS time.
+
+    Returns:
+        When it deletes itself, AWS time.
+
+    Raises:
+        EndpointMissing: When there is no such endpoint.
+        GuardError: When it cannot be scheduled.
+    """
+    endpoint = deployed.find(session, name)
+    wanted, due = in_hours(session, hours), expiry(session, endpoint.name)
+    if due is None or due < wanted:
+        _put(session, endpoint.name, wanted, endpoint.recipe_name)
+        _tag(session, endpoint.name, wanted)
+        due = wanted
+    session.say_measured(f"{endpoint.name} {when(session, due)}")
+    return due
+
+
+def cancel(session: Session, name: str | None = None) -> None:
+    """Let an endpoint live, and bill, until somebody deletes it; says so.
+
+    Raises:
+        EndpointMissing: When there is no such endpoint.
+        GuardError: When the schedule cannot be deleted.
+    """
+    endpoint = deployed.find(session, name)
+    had_one = _delete(session, endpoint.name)
+    _tag(session, endpoint.name, None)
+    price = f"${endpoint.price_per_hour:.2f} an hour" if endpoint.price_per_hour else "by the hour"
+    had = "has no time to live any more" if had_one else "had no time to live"
+    session.say(f"{endpoint.name} {had}: it bills {price} until you run 08_clean_up.")
+
+
+def in_hours(session: Session, hours: float) -> datetime:
+    """The moment so many hours of AWS time from now, to the second.
+
+    Raises:
+        GuardError: When that is no time to live.
+    """
+    if not 0 < hours <= LONGEST_H:
+        raise GuardError(
+            f"A time to live is more than 0 and at most {LONGEST_H:g} hours, not {hours!r}: give "
+            f"one such as {DEFAULT_TTL_H:g}, or None for none."
+        )
+    return (session.clock.now() + timedelta(hours=hours)).replace(microsecond=0)
+
+
+def when(session: Session, due: datetime | None) -> str:
+    """When something deletes itself, as the end of a sentence about it."""
+    if due is None:
+        return "has no time to live: it bills until you delete it"
+    left_h = (due - session.clock.now()).total_seconds() / 3600
+    if left_h <= 0:
+        return f"should have deleted itself at {in_utc(due)}: AWS goes on trying"
+    return f"deletes itself at {in_utc(due)}, in {left_h:.1f} h"
+
+
+# --- Clean-up -------------------------------------------------------------------------------
+
+
+def remove(session: Session, name: str) -> bool:
+    """Delete an endpoint's schedule, and the group with the last one; False without a schedule.
+
+    To be called when the endpoint is gone, not before: it is what ends the bill otherwise.
+
+    Raises:
+        GuardError: When it cannot be deleted.
+    """
+    had_one = _delete(session, name)
+    remove_group(session)
+    return had_one
+
+
+def remove_group(session: Session) -> bool:
+    """Delete the participant's schedule group when it is empty; False when it is not, or not there.
+
+    Raises:
+        GuardError: When it cannot be deleted.
+    """
+    client, group = session.client("scheduler"), group_of(session)
+    try:
+        if client.list_schedules(GroupName=group, MaxResults=1)["Schedules"]:
+            return False
+        client.delete_schedule_group(Name=group)
+        return True
+    except (ClientError, BotoCoreError) as error:
+        if _is_missing(error):
+            return False
+        problem = reason(error)
+    raise GuardError(f"The schedule group {group} cannot be deleted: {problem}")
+
+
+# --- The scheduler --------------------------------------------------------------------------
+
+
+def _put(session: Session, name: str, expires: datetime, recipe_name: str) -> None:
+    """Make the one schedule of an endpoint, or move it."""
+    partition = session.boto.get_partition_for_region(session.region)
+    given = {
+        "Name": name,
+        "GroupName": group_of(session),
+        "Description": f"Workshop {WORKSHOP}, participant {session.participant}, recipe "
+        f"{recipe_name or 'unknown'}: deletes the endpoint at the end of its time to live.",
+        "ScheduleExpression": f"at({expires.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S')})",
+        "ScheduleExpressionTimezone": "UTC",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "ActionAfterCompletion": "DELETE",
+        "State": "ENABLED",
+        "Target": {
+            "Arn": TARGET.format(partition=partition),
+            "RoleArn": session.scheduler_role(),
+            "Input": json.dumps({"EndpointName": name}),
+            "RetryPolicy": RETRY_POLICY,
+        },
+    }
+    try:
+        _update_or_create(session, given)
+        return
+    except (ClientError, BotoCoreError) as error:
+        problem = reason(error)
+    raise GuardError(
+        f"The time to live of {name} cannot be scheduled: {problem} Nothing bills without one "
+        "unless you deploy with ttl_h=None."
+    )
+
+
+def _update_or_create(session: Session, given: dict[str, Any]) -> None:
+    """Whichever it takes, also while somebody else makes or deletes the same."""
+    client = session.client("scheduler")
+    for attempt in range(_TRIES):
+        last = attempt == _TRIES - 1
+        try:
+            client.update_schedule(**given)
+            return
+        except ClientError as error:
+            if not _is_missing(error):
+                raise
+        try:
+            _make_group(session)
+            client.create_schedule(**given)
+            return
+        except ClientError as error:
+            if last or error.response["Error"]["Code"] not in (
+                "ConflictException",
+                "ResourceNotFoundException",
+            ):
+                raise
+        session.clock.sleep(_PAUSE_S)
+
+
+def _make_group(session: Session) -> None:
+    tags = {"workshop": WORKSHOP, "participant": session.participant}
+    try:
+        session.client("scheduler").create_schedule_group(
+            Name=group_of(session),
+            Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConflictException":
+            raise
+
+
+def _delete(session: Session, name: str) -> bool:
+    client, group = session.client("scheduler"), group_of(session)
+    try:
+        client.delete_schedule(GroupName=group, Name=name)
+        return True
+    except (ClientError, BotoCoreError) as error:
+        if _is_missing(error):
+            return False
+        problem = reason(error)
+    raise GuardError(f"The schedule {name} cannot be deleted: {problem}")
+
+
+def _expiry(told: dict[str, Any]) -> datetime | None:
+    at = _AT.fullmatch(told["ScheduleExpression"])
+    if not at or told.get("State") != "ENABLED":
+        return None
+    return datetime.fromisoformat(at[1]).replace(tzinfo=UTC)
+
+
+def _is_missing(error: Exception) -> bool:
+    if not isinstance(error, ClientError):
+        return False
+    return error.response.get("Error", {}).get("Code") == "ResourceNotFoundException"
+
+
+def _tag(session: Session, name: str, expires: datetime | None) -> None:
+    """Let the tags say it too, as far as they may be written: the schedule is what counts."""
+    tags = {"expires": resources.tags(session, "", expires=expires)["expires"]}
+    for kind in KINDS:
+        with contextlib.suppress(ClientError, BotoCoreError, WorkshopError):
+            told = resources.describe(session, kind, name) or {}
+            session.client("sagemaker").add_tags(
+                ResourceArn=told[f"{kind.member}Arn"],
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )
+    logs.tag_group(session, name, tags)
