@@ -1,18 +1,40 @@
-"""How many instances of a type the endpoints of an account may have in a region, and have."""
+"""How many instances of a type the endpoints of an account may have in a region, and have.
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+`limit` and `in_use` say when they cannot tell; `of` and `used` make do with what can be told, for
+whoever leaves the refusal to AWS then.
+"""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
-from helpers import costs, resources
-from helpers.errors import EndpointError
-from helpers.resources import CONFIG, ENDPOINT
+from helpers import costs, deadline, resources
 from helpers.session import Session
 
-# Statuses in which an endpoint holds instances.
-_HOLDING = ("Creating", "InService", "Updating", "SystemUpdating", "RollingBack")
-_AT_ONCE = 8
+# Statuses in which an endpoint holds instances; a failed one has none left.
+_HOLDING = ("InService", *resources.IN_PROGRESS)
+_LANES = 8  # a workshop of 30 would take half a minute in one
+_LIMIT_S = 6.0
+
+
+@dataclass(frozen=True)
+class Use:
+    """What endpoints of a region use of a type.
+
+    Attributes:
+        instances: By name of the endpoint.
+        unseen: Endpoints that may not be looked at, whatever they use.
+    """
+
+    instances: dict[str, int] = field(default_factory=dict)
+    unseen: int = 0
+
+    @property
+    def total(self) -> int:
+        """Instances of all endpoints that can be seen."""
+        return sum(self.instances.values())
 
 
 @dataclass(frozen=True)
@@ -53,56 +75,91 @@ def of(session: Session, instance_type: str) -> Quota:
     """
     known = costs.INSTANCES.get(instance_type)
     code = known.quota_code if known else ""
-    limit = _limit(session, code) if code else None
-    return Quota(instance_type, code, session.region, limit, used(session, instance_type))
+    allowed = None
+    if code:
+        try:
+            allowed = limit(session.client("service-quotas"), code)
+        except (ClientError, BotoCoreError):
+            allowed = None
+    return Quota(instance_type, code, session.region, allowed, used(session, instance_type))
 
 
 def used(session: Session, instance_type: str) -> int:
-    """Instances of a type behind the endpoints of this region that may be looked at."""
+    """Instances of a type behind the endpoints of this region; 0 when nobody can tell."""
     try:
-        names = [
-            one["EndpointName"]
-            for page in session.client("sagemaker").get_paginator("list_endpoints").paginate()
-            for one in page["Endpoints"]
-            if one["EndpointStatus"] in _HOLDING
-        ]
-    except (ClientError, BotoCoreError):
+        return in_use(session.client("sagemaker"), instance_type).total
+    except (ClientError, BotoCoreError, TimeoutError):
         return 0
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # a workshop of 30 would take half a minute else
-        return sum(pool.map(lambda name: _held(session, name, instance_type), names))
 
 
-def _limit(session: Session, code: str) -> float | None:
-    client = session.client("service-quotas")
-    for ask in (client.get_service_quota, client.get_aws_default_service_quota):
-        try:
-            return ask(ServiceCode="sagemaker", QuotaCode=code)["Quota"]["Value"]
-        except ClientError as error:
-            # Of an account that was never given its own: AWS's default applies.
-            if error.response["Error"]["Code"] != "NoSuchResourceException":
-                return None
-        except BotoCoreError:
+def limit(quotas: BaseClient, quota_code: str) -> float:
+    """Instances of a type an account may have behind endpoints of a region.
+
+    Args:
+        quotas: A client of Service Quotas.
+        quota_code: Of "… for endpoint usage", e.g. `L-286C98BC`.
+
+    Raises:
+        ClientError: When it may not be asked.
+        BotoCoreError: When it cannot be reached.
+    """
+    asked = {"ServiceCode": "sagemaker", "QuotaCode": quota_code}
+    try:
+        return quotas.get_service_quota(**asked)["Quota"]["Value"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchResourceException":
+            raise
+    # An account that never used the service has no quota of its own yet.
+    return quotas.get_aws_default_service_quota(**asked)["Quota"]["Value"]
+
+
+def in_use(sagemaker: BaseClient, instance_type: str) -> Use:
+    """Instances of a type that the endpoints of a region have, or are getting.
+
+    Raises:
+        ClientError: When endpoints may not be listed.
+        BotoCoreError: When SageMaker cannot be reached.
+        TimeoutError: When there are too many to look at in time.
+    """
+    pages = sagemaker.get_paginator("list_endpoints").paginate(MaxResults=100)
+    names = [
+        one["EndpointName"]
+        for page in pages
+        for one in page["Endpoints"]
+        if one["EndpointStatus"] in _HOLDING
+    ]
+
+    def look(lane: int) -> dict[str, int | None]:
+        return {name: _instances(sagemaker, name, instance_type) for name in names[lane::_LANES]}
+
+    lanes = {str(lane): lambda lane=lane: look(lane) for lane in range(min(_LANES, len(names)))}
+    found: dict[str, int | None] = {}
+    for answer in deadline.together(lanes, limit_s=_LIMIT_S).values():
+        if isinstance(answer, Exception):
+            raise answer
+        found |= answer
+    seen = {name: count for name, count in found.items() if count}
+    return Use(seen, unseen=sum(count is None for count in found.values()))
+
+
+def _instances(sagemaker: BaseClient, name: str, instance_type: str) -> int | None:
+    """Instances of a type behind an endpoint; None when it may not be looked at."""
+    try:
+        return sum(_of_type(sagemaker, name, instance_type))
+    except ClientError as error:
+        if resources.is_missing(error):  # it has just gone
+            return 0
+        if "AccessDenied" in error.response["Error"]["Code"]:  # not the workshop's
             return None
-    return None
+        raise
 
 
-def _held(session: Session, name: str, instance_type: str) -> int:
-    """How many instances of a type an endpoint holds; 0 when it may not be looked at."""
-    try:
-        described = resources.describe(session, ENDPOINT, name) or {}
-        asked = described.get("EndpointConfigName")
-        config = resources.describe(session, CONFIG, asked) if asked else None
-    except EndpointError:
-        return 0
-    running = {one["VariantName"]: one for one in described.get("ProductionVariants", [])}
-    return sum(
-        _of_variant(variant, running.get(variant["VariantName"], {}))
-        for variant in (config or {}).get("ProductionVariants", [])
-        if variant.get("InstanceType") == instance_type
-    )
-
-
-def _of_variant(asked: dict, running: dict) -> int:
-    """What a variant holds: the larger number while it changes, the asked one while it starts."""
-    counts = (running.get("CurrentInstanceCount"), running.get("DesiredInstanceCount"))
-    return max(one or 0 for one in counts) or asked.get("InitialInstanceCount", 0)
+def _of_type(sagemaker: BaseClient, name: str, instance_type: str) -> Iterator[int]:
+    endpoint = sagemaker.describe_endpoint(EndpointName=name)
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    running = {one["VariantName"]: one for one in endpoint.get("ProductionVariants", [])}
+    for variant in config["ProductionVariants"]:
+        if variant.get("InstanceType") == instance_type:
+            now = running.get(variant["VariantName"], {})
+            counts = (now.get("CurrentInstanceCount", 0), now.get("DesiredInstanceCount", 0))
+            yield max(counts) or variant.get("InitialInstanceCount", 0)

@@ -41,7 +41,7 @@ _MISSING = (
     "NoSuchUpload",
 )
 _DENIED = ("AccessDenied", "AccessDeniedException")
-_IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack")
+IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 _PASSES = 3  # over a bucket's objects: those that were hidden by others come to light
 _READERS = 8  # of tags, at once: 40 ms each, and well below SageMaker's throttling [unverified]
 
@@ -200,7 +200,7 @@ class _EndpointKind(_SageMakerKind):
             status = self.call(session, "describe", EndpointName=found.name)["EndpointStatus"]
             if status == "Deleting":
                 return ASKED
-            if status in _IN_PROGRESS or "in-progress" in str(error):  # or it has just ended
+            if status in IN_PROGRESS or "in-progress" in str(error):  # or it has just ended
                 return BUSY
             raise
 

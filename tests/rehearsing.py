@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from botocore.awsrequest import AWSResponse
@@ -53,6 +55,19 @@ def serving(state_dir, *flags, speed=SPEED):
     finally:
         process.send_signal(signal.SIGTERM)
         _, process.said = process.communicate(timeout=20)
+
+
+def participant(shared, name=None):
+    """The same session as somebody else's, with its clients: they are slow to make.
+
+    Without a name it is a participant whom nobody else has been.
+    """
+    session = replace(shared, participant=name or f"p{next(_number)}")
+    session._clients = shared._clients
+    return session
+
+
+_number = count(1)
 
 
 def until(question, *, seconds=30):

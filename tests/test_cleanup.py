@@ -2,18 +2,17 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
-from itertools import count
 
 import made_things as made
 import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
+from rehearsing import participant
 
 from helpers import cleanup, endpoint, resources
 from helpers.errors import EndpointError, SettingsError
 from helpers.session import Session, open_session
 
-NUMBER = count(1)
 ALL = [
     "scaling target",
     "endpoint",
@@ -41,7 +40,7 @@ def shared(server):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own."""
-    return participant(shared, f"p{next(NUMBER)}")
+    return participant(shared)
 
 
 @pytest.fixture
@@ -69,12 +68,6 @@ def regions(elsewhere, monkeypatch):
     monkeypatch.setattr(Session, "in_region", in_region)
     yield elsewhere
     rehearsing.restore()
-
-
-def participant(shared, name):
-    session = replace(shared, participant=name)
-    session._clients = shared._clients
-    return session
 
 
 def small(session, name="llama-3-8b", **how):

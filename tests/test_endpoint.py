@@ -20,7 +20,6 @@ from helpers.session import open_session
 SMALL = "llama-3-8b"
 LONG_H = 2000  # an hour is a millisecond here
 TOKEN = "hf_ThisTokenMustNotBeSeen"
-NUMBER = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def shared(server):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own, who leaves nothing behind."""
-    mine = replace(shared, participant=f"p{next(NUMBER)}")
-    mine._clients = shared._clients
+    mine = rehearsing.participant(shared)
     yield mine
     cleanup.delete(mine)
 

@@ -1,8 +1,6 @@
 """What a reader sees of each fault that keeps an endpoint from coming up, and how it comes up."""
 
 import re
-from dataclasses import replace
-from itertools import count
 
 import pytest
 import rehearsing
@@ -15,7 +13,6 @@ from helpers.session import open_session
 SMALL = recipes.get("llama-3-8b")
 GIVEN = {"hf_token": "hf_of_nobody", "ttl_h": 2000}  # an hour is a millisecond here
 _seen = set()
-_number = count(1)
 _clients = {}
 
 
@@ -28,8 +25,7 @@ def session(tmp_path_factory):
 def failure(session, name):
     """What a reader sees who deploys a small endpoint while a fault is active."""
     _seen.add(name)
-    mine = replace(session, participant=f"fault{next(_number)}")
-    mine._clients = session._clients
+    mine = rehearsing.participant(session)
     try:
         with session.fault(name), pytest.raises(errors.EndpointError) as failed:
             endpoint.bring_up(mine, SMALL, **GIVEN, role=session.role())
@@ -77,8 +73,7 @@ def test_every_fault_of_a_deployment_is_met_in_this_file():
 @pytest.fixture
 def mine(session):
     """A participant of the test's own, who may move and comes back."""
-    mine = replace(session, participant=f"cap{next(_number)}")
-    mine._clients = session._clients
+    mine = rehearsing.participant(session)
     yield mine
     rehearsing.restore()
     for region in ("us-east-1", "us-west-2"):

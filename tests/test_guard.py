@@ -3,7 +3,6 @@ import time
 import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 import pytest
 import rehearsing
@@ -17,7 +16,6 @@ from helpers.session import open_session
 
 SMALL = recipes.get("llama-3-8b")
 LONG_H = 2000
-NUMBER = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +27,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own, who leaves nothing behind."""
-    mine = replace(shared, participant=f"g{next(NUMBER)}")
-    mine._clients = shared._clients
+    mine = rehearsing.participant(shared)
     yield mine
     rehearsing.restore()
     cleanup.delete(mine)

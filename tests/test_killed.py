@@ -9,11 +9,10 @@ import os
 import signal
 import traceback
 import warnings
-from dataclasses import replace
-from itertools import count
 
 import pytest
 import rehearsing
+from rehearsing import participant
 
 from helpers import cleanup, endpoint, guard, recipes, resources
 from helpers.endpoint import deployed
@@ -22,7 +21,6 @@ from helpers.session import open_session
 SMALL = recipes.get("llama-3-8b")
 SPEED = 18_000  # a start-up takes 30 ms
 TTL_H = 20_000
-NUMBER = count(1)
 
 # Every call of a deployment, in the order in which each is first made, and of a clean-up the
 # first one and those that change something.
@@ -83,12 +81,6 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def session(shared):
     return participant(shared)
-
-
-def participant(shared):
-    mine = replace(shared, participant=f"k{next(NUMBER)}")
-    mine._clients = shared._clients
-    return mine
 
 
 def name_of(session):

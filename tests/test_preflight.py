@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import boto3
+import made_things as made
 import pytest
 import rehearsing
 
-from helpers import preflight, recipes, session
+from helpers import models, preflight, recipes, session
 from helpers.errors import PreflightError
 from helpers.preflight import CHECKS, FAILED, NOT_CHECKED, OK, WARNING, Result
+from helpers.preflight import __main__ as command
 from helpers.rehearsal import launch
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
 
@@ -277,7 +279,7 @@ def test_without_quota_it_says_what_to_request_and_where(here):
 def test_what_endpoints_use_is_counted_and_ones_own_needs_no_more(here):
     recipe = replace(SMALL, name="quota-test")
     name = preflight.Asked(here, recipe).endpoint_name
-    start_endpoint(here, name, recipe, count=18)
+    made.endpoint(here, name, count=18)
     try:
         other = only(here, "quota", SMALL, instance_count=3)
         assert other.state == FAILED
@@ -294,34 +296,12 @@ def test_what_endpoints_use_is_counted_and_ones_own_needs_no_more(here):
 def test_endpoints_that_may_not_be_looked_at_are_mentioned(here, refused):
     recipe = replace(SMALL, name="quota-unseen")
     name = preflight.Asked(here, recipe).endpoint_name
-    start_endpoint(here, name, recipe, count=1)
+    made.endpoint(here, name)
     try:
         rehearsing.refuse(refused, "DescribeEndpoint", "AccessDeniedException", "no")
         result = only(refused, "quota", SMALL)
         assert result.state == OK
         assert "without 1 endpoints that you may not look at" in result.said
-    finally:
-        rehearsing.restore()
-        remove_endpoint(here, name)
-
-
-def test_an_account_without_a_quota_of_its_own_has_aws_default(refused):
-    rehearsing.refuse(
-        refused, "GetServiceQuota", "NoSuchResourceException", "none", service="service-quotas"
-    )
-    result = only(refused, "quota")
-    assert (result.state, result.said[:7]) == (FAILED, "limit 0")
-
-
-def test_an_endpoint_that_goes_meanwhile_uses_nothing(here, refused):
-    recipe = replace(SMALL, name="quota-gone")
-    name = preflight.Asked(here, recipe).endpoint_name
-    start_endpoint(here, name, recipe, count=1)
-    try:
-        rehearsing.refuse(
-            refused, "DescribeEndpoint", "ValidationException", 'Could not find endpoint "e"'
-        )
-        assert only(refused, "quota", SMALL).said.endswith("0 in use, 20 left")
     finally:
         rehearsing.restore()
         remove_endpoint(here, name)
@@ -597,7 +577,7 @@ def test_a_check_that_breaks_is_not_made_and_shows_no_token(here, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError(f"with {TOKEN}")
 
-    monkeypatch.setattr(preflight.models, "weights_gb", broken)
+    monkeypatch.setattr(models, "weights_gb", broken)
     found = preflight.check(here, GUIDE, hf_token=TOKEN, only=("memory", "disk", "shape"))
     assert [one.state for one in found] == [OK, NOT_CHECKED, NOT_CHECKED]
     assert "ZeroDivisionError: with ***" in found[1].said
@@ -607,7 +587,7 @@ def test_a_check_that_breaks_is_not_made_and_shows_no_token(here, monkeypatch):
 
 
 def test_the_command_shows_the_table_and_ends_with_0(here, capsys):
-    assert preflight.main(["--only", "shape", "--only", "price"]) == 0
+    assert command.main(["--only", "shape", "--only", "price"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("rehearsal")
     assert re.search(r"price +ok: \$15.58 an hour", out)
@@ -616,34 +596,13 @@ def test_the_command_shows_the_table_and_ends_with_0(here, capsys):
 
 def test_the_command_ends_with_1_when_something_failed(here, capsys):
     arguments = ["--recipe", "llama-3.3-70b-vllm", "--region", "eu-north-1", "--only", "container"]
-    assert preflight.main(arguments) == 1
+    assert command.main(arguments) == 1
     assert "container (huggingface-vllm-neuronx 0.4.4 is not" in capsys.readouterr().err
-    assert preflight.main([*arguments, "--override", "container"]) == 0
-    assert preflight.main(["--only", "nothing"]) == 1
+    assert command.main([*arguments, "--override", "container"]) == 0
+    assert command.main(["--only", "nothing"]) == 1
 
 
 # --- endpoints to count
-
-
-def start_endpoint(here, name, recipe, *, count):
-    sagemaker = here.client("sagemaker")
-    image = (
-        "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
-        f"{recipe.contract.tag}"
-    )
-    sagemaker.create_model(
-        ModelName=name,
-        ExecutionRoleArn=here.role(),
-        PrimaryContainer={"Image": image, "Environment": {**recipe.env, "HF_TOKEN": TOKEN}},
-    )
-    variant = {
-        "VariantName": "AllTraffic",
-        "ModelName": name,
-        "InstanceType": recipe.instance_type,
-        "InitialInstanceCount": count,
-    }
-    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
-    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
 
 
 def remove_endpoint(here, name):

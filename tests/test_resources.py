@@ -1,21 +1,17 @@
 """What is named and tagged as the workshop's: found, told apart, deleted, whatever it is called."""
 
-from dataclasses import replace
-from itertools import count
-
 import made_things as made
 import pytest
 import rehearsing
 from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rehearsing import participant
 
 from helpers import cleanup, recipes, resources
 from helpers.errors import EndpointError
 from helpers.resources import ABSENT, ALL_KINDS, ASKED, BUSY
 from helpers.session import open_session
-
-NUMBER = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +28,7 @@ def shared(server):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own, in the session's region."""
-    yield participant(shared, f"r{next(NUMBER)}")
+    yield participant(shared)
     rehearsing.restore()
 
 
@@ -42,12 +38,6 @@ def whole(shared):
     mine = participant(shared, "whole")
     made.everything(mine, "whole")
     return mine
-
-
-def participant(shared, name):
-    session = replace(shared, participant=name)
-    session._clients = shared._clients
-    return session
 
 
 def found(session, kind=None, **how):

@@ -2,21 +2,19 @@
 
 import json
 from dataclasses import replace
-from itertools import count
 from threading import Thread
 
 import made_runs
+import made_things as made
 import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
-from deployed import IMAGE
 
 from helpers import endpoint, quotas, recipes, resources, results, scaling
 from helpers.errors import EndpointError, EndpointMissing, ResultsError
 from helpers.rehearsal import launch
 from helpers.session import open_session
 
-NUMBER = count(1)
 RECIPE = recipes.get("llama-3-8b")
 TYPE, PRICE = "ml.inf2.xlarge", 0.99
 LIMIT = 20  # instances of each type, in the rehearsal's account
@@ -31,8 +29,7 @@ def shared(tmp_path_factory):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own, who leaves nothing."""
-    session = replace(shared, participant=f"p{next(NUMBER)}")
-    session._clients = shared._clients
+    session = rehearsing.participant(shared)
     yield session
     rehearsing.restore()
     for name in ("no-capacity", "no-quota"):
@@ -45,29 +42,9 @@ def session(shared):
 @pytest.fixture
 def served(session):
     """The small model's endpoint, in service, made with plain boto3: the SDK is slow to import."""
-    name, sagemaker = (
-        resources.name_of(session.participant, RECIPE.name),
-        session.client("sagemaker"),
-    )
-    tags = resources.tags(session, RECIPE.name) | {"expires": "2027-01-01T00:00:00Z"}
-    sagemaker.create_model(
-        ModelName=name,
-        ExecutionRoleArn=session.role(),
-        PrimaryContainer={"Image": IMAGE, "Environment": {**RECIPE.env, "HF_TOKEN": "hf_nobody"}},
-    )
-    variant = {
-        "VariantName": "AllTraffic",
-        "ModelName": name,
-        "InstanceType": TYPE,
-        "InitialInstanceCount": 1,
-    }
-    sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
-    sagemaker.create_endpoint(
-        EndpointName=name,
-        EndpointConfigName=name,
-        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-    )
-    until(session, lambda: endpoint.look(session, name).status == "InService")
+    name = resources.name_of(session.participant, RECIPE.name)
+    made.endpoint(session, name, made.tags_for(session.participant, expires="2027-01-01T00:00:00Z"))
+    made.in_service(session, name)
     return endpoint.look(session, name)
 
 
@@ -160,12 +137,6 @@ def test_more_than_the_quota_says_the_quota_and_how_much_is_in_use(session, serv
     assert scaling.tracking(session, served) is None
 
 
-def test_a_change_under_way_uses_the_quota_of_the_larger_number(session, served):
-    before = quotas.used(session, TYPE)
-    begin(session, served, 3)
-    assert quotas.used(session, TYPE) == before + 2
-
-
 def test_a_quota_that_may_not_be_read_leaves_the_refusal_to_aws(session, served):
     rehearsing.refuse(
         session, "GetServiceQuota", "AccessDeniedException", "no", service="service-quotas"
@@ -174,25 +145,6 @@ def test_a_quota_that_may_not_be_read_leaves_the_refusal_to_aws(session, served)
     said = refused(scaling.replicas, session, served, LIMIT + 1)
     assert f"does not get {LIMIT + 1} replicas: The account-level service limit" in said
     assert list(scaling.sizes(session, served, maximum=2)["within the quota"]) == ["yes", "unknown"]
-
-
-def test_an_account_without_a_quota_of_its_own_has_awss(session, served):
-    rehearsing.refuse(
-        session, "GetServiceQuota", "NoSuchResourceException", "none", service="service-quotas"
-    )
-    assert quotas.of(session, TYPE).limit == 0
-    assert "in us-east-1 is 0 and" in refused(scaling.replicas, session, served, 2)
-
-
-def test_an_instance_that_nobody_here_knows_has_no_quota(session, served):
-    assert quotas.of(session, "ml.trn1.32xlarge").limit is None
-    rehearsing.refuse(session, "ListEndpoints", "AccessDeniedException", "no")
-    assert quotas.used(session, TYPE) == 0
-
-
-def test_endpoints_that_may_not_be_looked_at_are_not_counted(session, served):
-    rehearsing.refuse(session, "DescribeEndpointConfig", "AccessDeniedException", "no")
-    assert quotas.used(session, TYPE) == 0
 
 
 def test_a_region_without_machines_leaves_what_there_was_and_says_so(session, served):
@@ -331,7 +283,7 @@ def test_a_policy_is_described_and_its_target_carries_the_tags(session, served, 
 
 def test_tracking_again_changes_what_is_there(session, served):
     first = track(session, served)
-    client(session).untag_resource(ResourceARN=first.arn, TagKeys=["participant"])
+    client(made.admin(session)).untag_resource(ResourceARN=first.arn, TagKeys=["participant"])
     again = track(session, served, maximum=2, concurrent_per_replica=2.5)
     assert again.arn == first.arn
     assert (again.maximum, again.concurrent_per_replica) == (2, 2.5)

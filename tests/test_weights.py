@@ -26,7 +26,6 @@ IMAGE = (
     "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
 )
 COPIED = ["LICENSE", "generation_config.json", "model.safetensors", "tokenizer.json", "config.json"]
-NUMBER = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +49,7 @@ def admin(shared):
 @pytest.fixture
 def session(shared):
     """A participant of the test's own."""
-    session = replace(shared, participant=f"p{next(NUMBER)}")
-    session._clients = shared._clients
+    session = rehearsing.participant(shared)
     yield session
     rehearsing.restore()
 

@@ -8,7 +8,6 @@ the schedule that deletes an endpoint, whose face is `helpers.guard`.
 from helpers.endpoint.capacity import bring_up
 from helpers.endpoint.deployed import (
     DELETE_TIMEOUT_S,
-    IN_PROGRESS,
     Endpoint,
     find,
     look,
@@ -17,6 +16,7 @@ from helpers.endpoint.deployed import (
 from helpers.endpoint.deployment import VARIANT, deploy
 from helpers.endpoint.logs import LOG_GROUP, container_log
 from helpers.endpoint.waiting import wait
+from helpers.resources import IN_PROGRESS
 
 __all__ = [
     "DELETE_TIMEOUT_S",

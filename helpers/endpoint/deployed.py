@@ -8,10 +8,9 @@ from datetime import datetime
 from helpers import contracts, costs, hub, resources
 from helpers.errors import EndpointError, EndpointMissing
 from helpers.recipes import RECIPES
-from helpers.resources import CONFIG, ENDPOINT, MODEL
+from helpers.resources import CONFIG, ENDPOINT, IN_PROGRESS, MODEL
 from helpers.session import Session
 
-IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 DELETE_TIMEOUT_S = 900
 MODEL_FOLDER = "/opt/ml/model"  # where SageMaker puts weights from S3, AWS's hosting guide
 

@@ -14,6 +14,7 @@ from helpers.errors import (
     EndpointMissing,
     WorkshopError,
 )
+from helpers.resources import IN_PROGRESS
 from helpers.session import Session
 from helpers.symptoms import Symptom
 
@@ -134,7 +135,7 @@ class _Marks:
 
     def __init__(self, session: Session, endpoint: Endpoint, every_s: float):
         self._session, self._endpoint, self._every_s = session, endpoint, every_s
-        changing = endpoint.status in deployed.IN_PROGRESS and endpoint.status != "Creating"
+        changing = endpoint.status in IN_PROGRESS and endpoint.status != "Creating"
         self._since: datetime = endpoint.modified if changing else endpoint.created
         self._next = 1
         self._dead = False
@@ -151,7 +152,7 @@ class _Marks:
 
     def _say(self, age_s: float) -> None:
         endpoint, expected_s = self._endpoint, models.startup_s(self._endpoint.model_id)
-        status = endpoint.status if endpoint.status in deployed.IN_PROGRESS else "Creating"
+        status = endpoint.status if endpoint.status in IN_PROGRESS else "Creating"
         doing, died_of = self._doing(age_s)
         cost = f", ${endpoint.cost(age_s):.2f} so far" if endpoint.price_per_hour else ""
         self._session.say(f"{status}, {_progress(age_s, expected_s)}, {doing}{cost}")
