@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import cleanup, endpoint, guard, recipes, resources
-from helpers.endpoint import deployed, lifetime
+from helpers.endpoint import deployed
 from helpers.errors import EndpointError, EndpointMissing, GuardError
 from helpers.session import open_session
 
@@ -164,12 +164,12 @@ def test_hours_that_are_no_time_to_live_are_refused(session, hours):
 def test_what_is_scheduled_is_what_is_read_back(hours):
     due = datetime(2026, 11, 28, tzinfo=UTC) + timedelta(seconds=int(hours * 3600))
     expression = f"at({due.strftime('%Y-%m-%dT%H:%M:%S')})"
-    assert lifetime._expiry({"ScheduleExpression": expression, "State": "ENABLED"}) == due
-    assert lifetime._expiry({"ScheduleExpression": expression, "State": "DISABLED"}) is None
+    assert resources.moment({"ScheduleExpression": expression, "State": "ENABLED"}) == due
+    assert resources.moment({"ScheduleExpression": expression, "State": "DISABLED"}) is None
 
 
 def test_a_schedule_of_another_kind_is_no_time_to_live():
-    assert lifetime._expiry({"ScheduleExpression": "rate(1 hour)", "State": "ENABLED"}) is None
+    assert resources.moment({"ScheduleExpression": "rate(1 hour)", "State": "ENABLED"}) is None
 
 
 def test_the_readers_hours_are_longer_where_the_clock_runs_ahead(session):

@@ -167,7 +167,7 @@ def test_versions_and_markers_and_unfinished_uploads_are_all_deleted(session):
 
 
 def test_more_objects_than_one_request_can_delete_are_deleted(session, monkeypatch):
-    monkeypatch.setattr(resources, "DELETED_AT_ONCE", 10)
+    monkeypatch.setattr("helpers.resources.bucket.DELETED_AT_ONCE", 10)
     client, bucket = session.client("s3"), made.bucket(session)
     for number in range(25):
         client.put_object(Bucket=bucket, Key=f"inf2-workshop/{session.participant}/{number}")

@@ -6,7 +6,6 @@ carries the participant's tags (schedules cannot). It is there before the endpoi
 
 import contextlib
 import json
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +25,6 @@ TARGET = "arn:{partition}:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 # reference", RetryPolicy, 2026-11). That it also tries again after a ValidationException, which
 # that refusal is, stands there for "the request fails" in general [unverified].
 RETRY_POLICY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
-_AT = re.compile(r"at\((\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\)")
 _TRIES, _PAUSE_S = 24, 5.0  # a group that is being deleted is waited for, two minutes of AWS time
 
 
@@ -57,11 +55,11 @@ def expiry(session: Session, name: str) -> datetime | None:
     try:
         told = session.client("scheduler").get_schedule(GroupName=group_of(session), Name=name)
     except (ClientError, BotoCoreError) as error:
-        if _is_missing(error):
+        if resources.is_missing(error):
             return None
         problem = reason(error)
     else:
-        return _expiry(told)
+        return resources.moment(told)
     raise GuardError(f"The time to live of {name} cannot be read: {problem}")
 
 
@@ -200,7 +198,7 @@ def remove_group(session: Session) -> bool:
         client.delete_schedule_group(Name=group)
         return True
     except (ClientError, BotoCoreError) as error:
-        if _is_missing(error):
+        if resources.is_missing(error):
             return False
         problem = reason(error)
     raise GuardError(f"The schedule group {group} cannot be deleted: {problem}")
@@ -249,7 +247,7 @@ def _update_or_create(session: Session, given: dict[str, Any]) -> None:
             client.update_schedule(**given)
             return
         except ClientError as error:
-            if not _is_missing(error):
+            if not resources.is_missing(error):
                 raise
         try:
             _make_group(session)
@@ -282,23 +280,10 @@ def _delete(session: Session, name: str) -> bool:
         client.delete_schedule(GroupName=group, Name=name)
         return True
     except (ClientError, BotoCoreError) as error:
-        if _is_missing(error):
+        if resources.is_missing(error):
             return False
         problem = reason(error)
     raise GuardError(f"The schedule {name} cannot be deleted: {problem}")
-
-
-def _expiry(told: dict[str, Any]) -> datetime | None:
-    at = _AT.fullmatch(told["ScheduleExpression"])
-    if not at or told.get("State") != "ENABLED":
-        return None
-    return datetime.fromisoformat(at[1]).replace(tzinfo=UTC)
-
-
-def _is_missing(error: Exception) -> bool:
-    if not isinstance(error, ClientError):
-        return False
-    return error.response.get("Error", {}).get("Code") == "ResourceNotFoundException"
 
 
 def _tag(session: Session, name: str, expires: datetime | None) -> None:
