@@ -10,6 +10,7 @@ from botocore.exceptions import EndpointConnectionError
 from rehearsing import participant
 
 from helpers import cleanup, endpoint, resources
+from helpers.cleanup import __main__ as command
 from helpers.errors import EndpointError, SettingsError
 from helpers.session import Session, open_session
 
@@ -573,12 +574,12 @@ def run(shared, capsys, monkeypatch):
 
     def run(*arguments):
         capsys.readouterr()
-        status = cleanup.main(arguments)
+        status = command.main(arguments)
         said = capsys.readouterr()
         return status, said.out + said.err
 
     of = participant
-    monkeypatch.setattr(cleanup, "open_session", opened)
+    monkeypatch.setattr(command, "open_session", opened)
     return run
 
 
@@ -663,5 +664,5 @@ def test_the_instructors_view_from_the_command_line(session, run):
 
 
 def test_a_mistake_is_a_sentence(server, capsys):
-    assert cleanup.main(("--dry-run", "--region", "mars")) == 1
+    assert command.main(("--dry-run", "--region", "mars")) == 1
     assert capsys.readouterr().err.startswith("SettingsError: 'mars' is not an AWS region")

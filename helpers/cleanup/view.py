@@ -1,0 +1,176 @@
+"""What the workshop has made in several regions, what it costs and when it deletes itself."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pandas as pd
+
+from helpers import endpoint as endpoints
+from helpers import resources
+from helpers.containers import INF2_48XLARGE_REGIONS
+from helpers.endpoint import Endpoint
+from helpers.errors import EndpointError
+from helpers.resources import ENDPOINT, SCHEDULE, Found, Unseen
+from helpers.session import Session, in_utc
+
+ALL_REGIONS = "all"
+_LOOKERS = 16  # regions, or endpoints, at once
+
+
+@dataclass(frozen=True)
+class View:
+    """What was found in several regions, and where nobody could look.
+
+    Attributes:
+        found: What the workshop has made.
+        unseen: Where nobody could look, and why.
+        sessions: By region.
+        running: Endpoints by ARN, None where one has gone or cannot be looked at.
+        expires: When they delete themselves, by ARN: a moment, `never` or `unknown`.
+    """
+
+    found: tuple[Found, ...]
+    unseen: tuple[Unseen, ...]
+    sessions: Mapping[str, Session]
+    running: Mapping[str, Endpoint | None]
+    expires: Mapping[str, str]
+
+    def cost(self, found: Found) -> float | None:
+        """$ that an endpoint has cost so far, at most; None when its price is unknown."""
+        running = self.running.get(found.arn)
+        if running is None or running.price_per_hour is None:
+            return None
+        return running.cost_so_far(self.sessions[found.region])
+
+
+def look(
+    session: Session, *, regions: str | Iterable[str] | None = None, everyone: bool = False
+) -> View:
+    """Everything of the participant, or of everyone, in several regions at once.
+
+    Args:
+        session: The workshop's session.
+        regions: Names of regions, or `all` for those that offer ml.inf2.48xlarge and the
+            session's; the session's when left out.
+        everyone: Not only what is the participant's.
+
+    Raises:
+        EndpointError: When AWS can be asked in none of them.
+        SettingsError: When a region is none.
+    """
+    sessions = {one: session.in_region(one) for one in _regions(session, regions)}
+    participant = None if everyone else session.participant
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        looked = list(pool.map(lambda one: resources.look(one, participant), sessions.values()))
+        # A bucket answers in every region: what has the same ARN is the same.
+        found = {one.arn or one.name: one for seen, _ in looked for one in seen}
+        unseen = [one for _, there in looked for one in there]
+        running = [one for one in found.values() if one.kind is ENDPOINT]
+        told = list(pool.map(lambda one: _running(sessions[one.region], one), running))
+        schedules = {(one.region, one.name): one for one in found.values() if one.kind is SCHEDULE}
+        due = list(
+            pool.map(
+                lambda one: _due(sessions[one.region], schedules.get((one.region, one.name))),
+                running,
+            )
+        )
+    blind = [one for one in unseen if ENDPOINT in one.kinds]
+    if {one.region for one in blind} == set(sessions):
+        raise EndpointError(
+            f"The endpoints in {', '.join(sessions)} cannot be listed: {blind[0].why}"
+        )
+    return View(
+        tuple(found.values()),
+        tuple(unseen),
+        sessions,
+        {one.arn: endpoint for one, endpoint in zip(running, told, strict=True)},
+        {one.arn: when for one, when in zip(running, due, strict=True)},
+    )
+
+
+def leftovers(
+    session: Session, *, regions: str | Iterable[str] | None = None, everyone: bool = False
+) -> pd.DataFrame:
+    """Everything of the participant that is there, and says where nobody could look.
+
+    Args:
+        session: The workshop's session.
+        regions: See `look`.
+        everyone: Of all participants: the first column is theirs.
+
+    Returns:
+        One row for each: kind, name, region, created, status, bills?, so far ($), expires, whose?,
+        target. `whose?` is filled where that cannot be told.
+
+    Raises:
+        EndpointError: When AWS can be asked in none of the regions.
+    """
+    view = look(session, regions=regions, everyone=everyone)
+    say_unseen(session, view)
+    return table(session, view, view.found, everyone=everyone)
+
+
+def say_unseen(session: Session, view: View) -> None:
+    """Say where nobody could look; a whole region in one line."""
+    for one in view.unseen:
+        session.say(f"Not looked at in {one.region}: {one.what} ({one.why.rstrip('.')}).")
+
+
+def table(session: Session, view: View, found: Iterable[Found], *, everyone: bool) -> pd.DataFrame:
+    """A row for each, as `leftovers` describes them."""
+    rows = []
+    for one in found:
+        cost = view.cost(one)
+        rows.append(
+            {
+                "participant": one.owner or "?",
+                "kind": one.kind.label,
+                "name": one.name,
+                "region": one.region,
+                "created": in_utc(one.created) if one.created else "",
+                "status": one.status,
+                "bills?": one.kind.bills,
+                "so far ($)": "" if cost is None else f"{cost:.2f}",
+                "expires": view.expires.get(one.arn, ""),
+                "whose?": "" if one.owner else unclear(one),
+                "target": session.target,
+            }
+        )
+    columns = ["participant", "kind", "name", "region", "created", "status", "bills?"]
+    frame = pd.DataFrame(rows, columns=[*columns, "so far ($)", "expires", "whose?", "target"])
+    return frame if everyone else frame.drop(columns="participant")
+
+
+def unclear(found: Found) -> str:
+    """Why nobody can tell whose it is."""
+    if found.tags is None:
+        return "its tags cannot be read"
+    return "it has no tags, and its name can be read in several ways"
+
+
+def _regions(session: Session, regions: str | Iterable[str] | None) -> list[str]:
+    if regions is None:
+        return [session.region]
+    if isinstance(regions, str):
+        regions = INF2_48XLARGE_REGIONS if regions == ALL_REGIONS else [regions]
+        regions = [session.region, *regions] if len(regions) > 1 else regions
+    return list(dict.fromkeys(regions))
+
+
+def _running(session: Session, found: Found) -> Endpoint | None:
+    try:
+        return endpoints.look(session, found.name)
+    except EndpointError:
+        return None
+
+
+def _due(session: Session, schedule: Found | None) -> str:
+    """When an endpoint is deleted by its schedule, which alone does it: a tag only says so."""
+    if schedule is None:
+        return "never"
+    try:
+        due = resources.due(session, schedule)
+    except EndpointError:
+        return "unknown"
+    return in_utc(due) if due else "never"
