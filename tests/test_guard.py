@@ -9,7 +9,7 @@ import rehearsing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import cleanup, endpoint, guard, recipes, resources
+from helpers import cleanup, endpoint, guard, recipes, resources, sdk
 from helpers.endpoint import deployed
 from helpers.errors import EndpointError, EndpointMissing, GuardError
 from helpers.session import open_session
@@ -20,6 +20,7 @@ LONG_H = 2000
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
+    sdk.sagemaker_core("resources")  # hours of AWS time, and no time to live may end meanwhile
     with rehearsing.server(tmp_path_factory.mktemp("guard")):
         yield open_session()
 
@@ -68,9 +69,9 @@ def hours_to(session, due):
 
 
 def test_after_its_time_to_live_the_endpoint_is_gone_though_no_client_runs(session):
-    made = deploy(session, ttl_h=0.5)
+    made = deploy(session, ttl_h=1)
     due = guard.expiry(session, made.name)
-    time.sleep(0.5 * 3600 / rehearsing.SPEED + 0.3)  # nobody asks AWS anything
+    time.sleep(3600 / rehearsing.SPEED + 0.3)  # nobody asks AWS anything
     last = journal(session)[-1]
     assert last["operation"] == "DeleteEndpoint"
     assert last["time"] == due.timestamp()
