@@ -6,12 +6,12 @@ from datetime import datetime
 from helpers import contracts, costs, models, symptoms
 from helpers.endpoint import deployed, lifetime, logs
 from helpers.endpoint.deployed import Endpoint
+from helpers.endpoint.watching import Marks, patiently
 from helpers.errors import (
     CapacityError,
     ContainerError,
     EndpointError,
     EndpointFailed,
-    EndpointMissing,
     WorkshopError,
 )
 from helpers.resources import IN_PROGRESS
@@ -19,7 +19,6 @@ from helpers.session import Session
 from helpers.symptoms import Symptom
 
 _JUST_NOW_S = 600  # in service for less: the start-up is still news
-_LOOKS_ALLOWED_TO_FAIL = 10  # in a row, while waiting: a laptop loses its network now and then
 # A mark's line tells what was logged until this long after it, and is said later than that: so it
 # does not depend on when somebody looked.
 _LOG_SLACK_S = 2.0
@@ -93,11 +92,11 @@ def still_there(session: Session, endpoint: Endpoint) -> str:
 def _wait(
     session: Session, endpoint: Endpoint, *, poll_s: float, timeout_s: float, mark_s: float
 ) -> Endpoint:
-    marks = _Marks(session, endpoint, mark_s)
-    came_s = marks.age_s(session.clock.now())
+    name, progress = endpoint.name, _Progress(session, endpoint, mark_s)
+    came_s = progress.age_s(session.clock.now())
     while True:
-        asked_s = marks.age_s(session.clock.now())  # a mark is said when it was starting then
-        endpoint = _patient_look(session, endpoint, poll_s=poll_s)
+        asked_s = progress.age_s(session.clock.now())  # a mark is said when it was starting then
+        endpoint = patiently(session, lambda: deployed.look(session, name), poll_s=poll_s)
         if endpoint.status in ("InService", "Failed"):
             break
         if endpoint.status == "Deleting":
@@ -109,13 +108,13 @@ def _wait(
                 f"Still {endpoint.status} after {asked_s / 60:.0f} min. "
                 f"{still_there(session, endpoint)}"
             )
-        marks.say_until(asked_s - _LOG_SLACK_S)
+        progress.say_until(asked_s - _LOG_SLACK_S)
         session.clock.sleep(poll_s)
     if endpoint.status == "Failed":
         raise _failure(session, endpoint)
-    took_s = marks.age_s(endpoint.modified)
+    took_s = progress.age_s(endpoint.modified)
     if came_s < took_s + _JUST_NOW_S and took_s > 0:
-        marks.say_until(took_s)  # those a slow look has missed
+        progress.say_until(took_s)  # those a slow look has missed
         session.say_measured(
             f"InService after {took_s / 60:.1f} min, ${endpoint.cost(took_s):.2f} so far"
         )
@@ -124,7 +123,7 @@ def _wait(
     return endpoint
 
 
-class _Marks:
+class _Progress:
     """The lines that are said while an endpoint starts, one at every mark.
 
     Args:
@@ -134,10 +133,10 @@ class _Marks:
     """
 
     def __init__(self, session: Session, endpoint: Endpoint, every_s: float):
-        self._session, self._endpoint, self._every_s = session, endpoint, every_s
+        self._session, self._endpoint = session, endpoint
         changing = endpoint.status in IN_PROGRESS and endpoint.status != "Creating"
         self._since: datetime = endpoint.modified if changing else endpoint.created
-        self._next = 1
+        self._marks = Marks(every_s)
         self._dead = False
 
     def age_s(self, moment: datetime) -> float:
@@ -146,16 +145,15 @@ class _Marks:
 
     def say_until(self, age_s: float) -> None:
         """Say the lines of all marks up to an age that have not been said."""
-        while self._next * self._every_s <= age_s:
-            self._say(self._next * self._every_s)
-            self._next += 1
+        for mark_s in self._marks.due(age_s):
+            self._say(mark_s)
 
     def _say(self, age_s: float) -> None:
         endpoint, expected_s = self._endpoint, models.startup_s(self._endpoint.model_id)
         status = endpoint.status if endpoint.status in IN_PROGRESS else "Creating"
         doing, died_of = self._doing(age_s)
         cost = f", ${endpoint.cost(age_s):.2f} so far" if endpoint.price_per_hour else ""
-        self._session.say(f"{status}, {_progress(age_s, expected_s)}, {doing}{cost}")
+        self._session.say(f"{status}, {_of(age_s, expected_s)}, {doing}{cost}")
         if died_of and not self._dead:
             self._dead = True
             self._session.say(
@@ -177,22 +175,10 @@ class _Marks:
         return logs.stage(lines), None
 
 
-def _progress(age_s: float, expected_s: float) -> str:
+def _of(age_s: float, expected_s: float) -> str:
     if age_s <= expected_s:
         return f"{age_s / 60:g} of about {expected_s / 60:.0f} min"
     return f"{age_s / 60:g} min instead of about {expected_s / 60:.0f}"
-
-
-def _patient_look(session: Session, endpoint: Endpoint, *, poll_s: float) -> Endpoint:
-    """A look that survives a network that comes and goes."""
-    for _ in range(_LOOKS_ALLOWED_TO_FAIL - 1):
-        try:
-            return deployed.look(session, endpoint.name)
-        except EndpointMissing:
-            raise
-        except EndpointError:
-            session.clock.sleep(poll_s)
-    return deployed.look(session, endpoint.name)
 
 
 # --- Failure --------------------------------------------------------------------------------

@@ -7,11 +7,20 @@ from helpers.resources.kind import ASKED, Found, Kind
 from helpers.resources.names import participant_in
 from helpers.session import Session
 
+_NAMESPACE, _DIMENSION = "sagemaker", "sagemaker:variant:DesiredInstanceCount"
+
+
+def variant(resource_id: str) -> dict[str, str]:
+    """What names a variant in Application Auto Scaling, by e.g. `endpoint/NAME/variant/VARIANT`."""
+    return {
+        "ServiceNamespace": _NAMESPACE,
+        "ResourceId": resource_id,
+        "ScalableDimension": _DIMENSION,
+    }
+
 
 class _ScalingTarget(Kind):
     """Scalable targets; a target's policies go with it."""
-
-    _DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
     def listed(self, session, prefix):
         for one in self._targets(session):
@@ -32,7 +41,7 @@ class _ScalingTarget(Kind):
         return client.list_tags_for_resource(ResourceARN=found.arn)["Tags"]
 
     def delete(self, session, found):
-        client, named = session.client("application-autoscaling"), self._named(found)
+        client, named = session.client("application-autoscaling"), variant(found.name)
         pages = client.get_paginator("describe_scaling_policies").paginate(**named)
         names = [one["PolicyName"] for page in pages for one in page["ScalingPolicies"]]
         for name in names:
@@ -52,17 +61,10 @@ class _ScalingTarget(Kind):
     def _targets(self, session: Session, **chosen: Any) -> Iterator[dict[str, Any]]:
         client = session.client("application-autoscaling")
         pages = client.get_paginator("describe_scalable_targets").paginate(
-            ServiceNamespace="sagemaker", ScalableDimension=self._DIMENSION, **chosen
+            ServiceNamespace=_NAMESPACE, ScalableDimension=_DIMENSION, **chosen
         )
         for page in pages:
             yield from page["ScalableTargets"]
-
-    def _named(self, found: Found) -> dict[str, str]:
-        return {
-            "ServiceNamespace": "sagemaker",
-            "ResourceId": found.name,
-            "ScalableDimension": self._DIMENSION,
-        }
 
 
 SCALING_TARGET = _ScalingTarget("scaling target", "application-autoscaling", "scalable-target/")
