@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from botocore.credentials import Credentials
+from deployed import IMAGE
 
 from helpers import recipes, resources
 from helpers.rehearsal import launch
@@ -12,10 +13,6 @@ from helpers.rehearsal import launch
 RECIPE = recipes.get("llama-3-8b")
 ENV = {**RECIPE.env, "HF_TOKEN": "hf_of_the_tests"}
 ROLE = "arn:aws:iam::123456789012:role/inf2-workshop-execution"
-IMAGE = (
-    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
-    "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
-)
 SCHEDULER_ROLE = "arn:aws:iam::123456789012:role/inf2-workshop-scheduler"
 SCALED = {
     "ServiceNamespace": "sagemaker",

@@ -12,7 +12,7 @@ from rehearsing import participant
 from helpers import cleanup, endpoint, resources
 from helpers.cleanup import __main__ as command
 from helpers.errors import EndpointError, SettingsError
-from helpers.session import Session, open_session
+from helpers.session import Session
 
 ALL = [
     "scaling target",
@@ -24,18 +24,6 @@ ALL = [
     "log group",
     "weights folder",
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("cleanup")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def shared(server):
-    """One session: its clients, slow to make, serve all participants."""
-    return open_session()
 
 
 @pytest.fixture
@@ -663,6 +651,6 @@ def test_the_instructors_view_from_the_command_line(session, run):
     cleanup.delete(session)
 
 
-def test_a_mistake_is_a_sentence(server, capsys):
+def test_a_mistake_is_a_sentence(shared, capsys):
     assert command.main(("--dry-run", "--region", "mars")) == 1
     assert capsys.readouterr().err.startswith("SettingsError: 'mars' is not an AWS region")

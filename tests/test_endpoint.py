@@ -22,18 +22,6 @@ LONG_H = 2000  # an hour is a millisecond here
 TOKEN = "hf_ThisTokenMustNotBeSeen"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("endpoint")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def shared(server):
-    """One session: its clients, slow to make, serve all participants."""
-    return open_session()
-
-
 @pytest.fixture
 def session(shared):
     """A participant of the test's own, who leaves nothing behind."""

@@ -6,17 +6,10 @@ import rehearsing
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from helpers import endpoint, quotas, resources
-from helpers.session import open_session
 
 TYPE = "ml.inf2.xlarge"
 LIMIT = 20  # instances of each type, in the rehearsal's account
 CODE = "L-C8AB7CDA"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("quotas")):
-        yield open_session()
 
 
 @pytest.fixture

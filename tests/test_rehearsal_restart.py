@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import deployed
+import made_things as made
 import pytest
 from botocore.exceptions import ClientError
 from rehearsing import serving, until
@@ -27,21 +27,8 @@ GROUP = "inf2-workshop-rehearsal"
 
 
 def schedule_deletion(here, name, *, after_s):
-    due = here.clock.now() + timedelta(seconds=after_s)
     here.client("scheduler").create_schedule_group(Name=GROUP)
-    here.client("scheduler").create_schedule(
-        Name=name,
-        GroupName=GROUP,
-        ScheduleExpression=f"at({due:%Y-%m-%dT%H:%M:%S})",
-        FlexibleTimeWindow={"Mode": "OFF"},
-        ActionAfterCompletion="DELETE",
-        Target={
-            "Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint",
-            "RoleArn": here.scheduler_role(),
-            "Input": json.dumps({"EndpointName": name}),
-        },
-    )
-    return due
+    return made.schedule(here, name, group=GROUP, hours=after_s / 3600)
 
 
 def is_gone(here, name):

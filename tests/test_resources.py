@@ -11,18 +11,6 @@ from rehearsing import participant
 from helpers import cleanup, recipes, resources
 from helpers.errors import EndpointError
 from helpers.resources import ABSENT, ALL_KINDS, ASKED, BUSY
-from helpers.session import open_session
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("resources")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def shared(server):
-    return open_session()
 
 
 @pytest.fixture

@@ -13,17 +13,10 @@ from botocore.exceptions import EndpointConnectionError
 from helpers import endpoint, quotas, recipes, resources, results, scaling
 from helpers.errors import EndpointError, EndpointMissing, ResultsError
 from helpers.rehearsal import launch
-from helpers.session import open_session
 
 RECIPE = recipes.get("llama-3-8b")
 TYPE, PRICE = "ml.inf2.xlarge", 0.99
 LIMIT = 20  # instances of each type, in the rehearsal's account
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("scaling")):
-        yield open_session()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import rehearsing
 from botocore.exceptions import ClientError
+from deployed import IMAGE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,10 +37,6 @@ ROWS = (
 SPEED = 300  # a deployment of 8 minutes takes 1.6 s
 QUESTION = [{"role": "user", "content": "What is a rehearsal?"}]
 RECIPE = recipes.get("llama-3-8b")
-IMAGE = (
-    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
-    "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
-)
 PREFIX = "inf2-workshop-rehearsal"
 # What the container dies of, with what else is asked for, and the time it is given (s).
 DEATHS = {

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 import rehearsing
 from botocore.exceptions import ClientError
+from deployed import IMAGE
 
 from helpers import endpoint, errors, messages, recipes, weights
 from helpers.errors import WeightsError
@@ -21,10 +22,6 @@ from helpers.session import open_session
 
 RECIPE = recipes.get("llama-3-8b")
 TOKEN = "hf_rehearsalAbCdEfGhIjKlMnOpQrStUv"
-IMAGE = (
-    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
-    "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
-)
 COPIED = ["LICENSE", "generation_config.json", "model.safetensors", "tokenizer.json", "config.json"]
 
 
