@@ -9,6 +9,8 @@ UV     := $(VENV)/bin/uv
 INSTALL := $(UV) pip install --quiet --python $(PY) --constraint requirements.lock
 # Where the AWS clients live that tests/test_independent_clients.py tries, apart from .venv.
 CLIENTS := .clients
+PYTEST := $(PY) -m pytest --cov=helpers --cov-config=pyproject.toml --cov-report= \
+	--cov-fail-under=0
 COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header
 # Node comes from PyPI too, npm inside it.
 WHEEL := $(CURDIR)/$(CLIENTS)/wheel
@@ -23,13 +25,19 @@ help: ## Show this list
 
 setup: $(VENV)/.installed ## Make .venv with the pinned dependencies (costs nothing the second time)
 
-workshop: setup ## Run notebooks 01 to 08 against the rehearsal AWS and print what came out
+workshop: setup ## Run all notebooks against the rehearsal AWS and print what came out
 	@$(PY) -m helpers.workshop
 
 test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, unit tests, notebooks against their outputs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(PY) -m pytest --nbval --cov=helpers --cov-config=pyproject.toml tests notebooks
+	@# The notebooks mostly wait, so they run beside the unit tests; their output comes after.
+	COVERAGE_FILE=.coverage.notebooks $(PYTEST) --nbval notebooks tests/after_notebooks.py \
+		>.notebooks.log 2>&1 & notebooks=$$!; \
+	COVERAGE_FILE=.coverage.tests $(PYTEST) tests; tests=$$?; \
+	wait $$notebooks; status=$$?; cat .notebooks.log; exit $$((tests | status))
+	$(PY) -m coverage combine --quiet .coverage.tests .coverage.notebooks
+	$(PY) -m coverage report
 
 bench: setup ## Measure how late 256 streams of the rehearsal are, and what a token costs
 	@$(PY) tests/bench_streams.py
@@ -53,7 +61,8 @@ lock: $(UV) $(CLIENTS)/.installed ## Pin the newest versions that the requiremen
 
 clean: ## Stop the rehearsal AWS; remove .venv, caches and rehearsal state (results stay)
 	@if [ -x $(PY) ]; then $(PY) -m helpers.rehearsal --stop || true; fi
-	rm -rf $(VENV) $(CLIENTS) .rehearsal .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(CLIENTS) .rehearsal .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* \
+		.notebooks.log
 	find helpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
 

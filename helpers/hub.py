@@ -1,5 +1,6 @@
 """The Hugging Face token: where it comes from, what it may do, how it stays out of sight."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ _SECRET_NAME = re.compile(
 TOKEN = "(?:hf_(?:oauth|jwt)_[A-Za-z0-9_.-]{8,}|hf_[A-Za-z0-9]{8,}|api_org_[A-Za-z0-9]{8,})"
 _TOKEN = re.compile(TOKEN)
 _SHORTEST = 8  # of what is covered wherever it stands: a shorter one would cover words
+_TELLING_LOGS = ("botocore.endpoint", "botocore.parsers")  # CreateModel's body, DescribeModel's
 _known: set[str] = set()  # secrets that this process was given, whatever they look like
 
 
@@ -44,6 +46,19 @@ def redact(text: str, *secrets: str | None) -> str:
     for secret in sorted(_known.union(filter(None, secrets)), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _TOKEN.sub(MASK, text)
+
+
+def cover_logs() -> None:
+    """Let botocore's debug logs go through `redact`: they hold whole requests and answers."""
+    for name in _TELLING_LOGS:
+        logger = logging.getLogger(name)
+        if _covered not in logger.filters:
+            logger.addFilter(_covered)
+
+
+def _covered(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
 
 
 @dataclass(frozen=True)

@@ -393,6 +393,7 @@ def open_session(
         SessionError: Without region or credentials, or when the target must not be used.
         RehearsalError: When the local AWS does not start.
     """
+    hub.cover_logs()
     loaded = settings.load(
         _as_the_user_set_it(environ),
         target=target,

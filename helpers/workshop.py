@@ -1,6 +1,6 @@
 """Run the whole workshop in rehearsal, or record the notebooks' outputs.
 
-    python -m helpers.workshop            make workshop: 01 to 08, then figures, cost, what was made
+    python -m helpers.workshop            make workshop: all, then figures, cost, what was made
     python -m helpers.workshop --record   make record: write the outputs back into notebooks/
 
 Both start a rehearsal AWS of their own and stop it, also when a notebook fails.

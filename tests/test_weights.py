@@ -122,8 +122,11 @@ def test_only_a_finished_copy_is_found(session):
     assert weights.find(session, RECIPE) is None
 
 
-def test_an_interrupted_copy_goes_on_where_it_was(session):
+def test_an_interrupted_copy_goes_on_where_it_was(session, request):
     puts = count()
+    # Also where whoever started the tests ignores Ctrl-C, as a shell does for a background job.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupt(**_):
         if next(puts) == 2:
