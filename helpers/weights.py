@@ -227,7 +227,7 @@ def _readable(size: int) -> str:
 
 
 def _token(given: str | None, environ: Mapping[str, str]) -> str | None:
-    token = (given or hub.token(environ) or "").strip()
+    token = (hub.cover(given) or hub.token(environ) or "").strip()
     if not _PRINTABLE.fullmatch(token):  # a header's error would quote it
         raise WeightsError(
             "The Hugging Face token has characters that none has: copy it again from "

@@ -5,7 +5,6 @@ import threading
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 import rehearsing
@@ -36,9 +35,7 @@ def took_part(server):
 
     def take_part(name):
         try:
-            mine = replace(shared, participant=name)
-            mine._clients = shared._clients
-            return _take_part(mine, PEOPLE[name], together)
+            return _take_part(rehearsing.participant(shared, name), PEOPLE[name], together)
         except BaseException:
             together.abort()  # the others need not wait
             raise

@@ -185,7 +185,7 @@ def _container(image: str, env: Mapping[str, str], weights: str | None) -> dict[
 def _token(recipe: Recipe, given: str | None) -> str | None:
     if not recipe.gated:
         return None
-    token = given or hub.token()
+    token = hub.cover(given) or hub.token()
     if not token:
         raise EndpointError(
             f"{recipe.model_id} is gated: set HF_TOKEN, or run `hf auth login`, and try again."
