@@ -11,6 +11,7 @@ from helpers import session
 from helpers.rehearsal.aws import identities
 
 FOLDER = identities.FOLDER
+ACCOUNT = "123456789012"
 POLICIES = ("participant", "instructor", "execution", "scheduler")
 TEMPLATE = (FOLDER / "template.yaml").read_text()
 README = (FOLDER / "README.md").read_text()
@@ -41,8 +42,11 @@ WITHOUT_RESOURCES = {
     "tag:GetResources",
 }
 # ARNs that cannot carry the workshop's name: scalable targets are called by chance, the conditions
-# name their kind; a registry is AWS's; quotas are the account's; a user is whoever asks.
+# name their kind; a registry is AWS's; quotas are the account's; a user is whoever asks; alarms are
+# looked at, or meant without a name, when Application Auto Scaling tries out its caller's rights.
 NOT_OURS = {
+    "arn:aws:cloudwatch:*:*:alarm:",
+    "arn:aws:cloudwatch:*:*:alarm:*",
     "arn:aws:application-autoscaling:*:*:scalable-target/*",
     "arn:aws:ecr:*:*:repository/huggingface-pytorch-tgi-inference",
     "arn:aws:ecr:*:*:repository/huggingface-vllm-inference-neuronx",
@@ -71,6 +75,20 @@ def _deep(node):
 @pytest.fixture(scope="module")
 def resources():
     return yaml.load(TEMPLATE, _Loader)["Resources"]
+
+
+def filled_in(made):
+    """A part of the template as CloudFormation would fill it in, with the default parameters."""
+    if isinstance(made, list):
+        return [filled_in(one) for one in made]
+    if not isinstance(made, dict):
+        return made
+    if "If" in made:
+        return filled_in(made["If"][2])
+    if "Ref" in made or "Sub" in made:
+        text = made["Sub"] if "Sub" in made else f"${{{made['Ref']}}}"
+        return text.replace("${AWS::AccountId}", ACCOUNT).replace("${AWS::Partition}", "aws")
+    return {key: filled_in(value) for key, value in made.items()}
 
 
 def policy(name):
@@ -126,12 +144,21 @@ def test_a_participant_makes_no_bucket_role_or_user():
         "s3:PutObject",
         "s3:PutObjectTagging",
         "s3:DeleteObject",
+        "s3:DeleteObjectVersion",
     }
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_as_short_as_iam_wants_it(name):
     assert len(re.sub(r"\s", "", json.dumps(policy(name)))) <= 6144
+
+
+def test_a_prefix_is_wanted_only_where_iam_knows_one():
+    knowing = {"s3:ListBucket", "s3:ListBucketVersions"}  # Service Authorization Reference
+    for name in POLICIES:
+        for one in policy(name)["Statement"]:
+            if "s3:prefix" in one.get("Condition", {}).get("StringLike", {}):
+                assert set(listed(one["Action"])) <= knowing
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -172,6 +199,7 @@ def test_the_rehearsals_roles_are_the_templates(resources, role):
         if "Service" in one["Principal"]
     ]
     assert trusted == [f"{service}.amazonaws.com" for service in services]
+    assert filled_in(made["AssumeRolePolicyDocument"]) == identities.trust(role, ACCOUNT)
 
 
 def test_sessions_look_for_the_roles_by_the_names_they_have():
