@@ -1,13 +1,17 @@
 """The policies of iam/ are least, documented, and the same in the template and in the rehearsal."""
 
+import ast
+import importlib
 import json
 import re
 
+import botocore.session
 import pytest
 import yaml
+from botocore import xform_name
 from cfnlint import api
 
-from helpers import session
+from helpers import session, settings
 from helpers.rehearsal.aws import identities
 
 FOLDER = identities.FOLDER
@@ -53,6 +57,34 @@ NOT_OURS = {
     "arn:aws:iam::*:role/aws-service-role/sagemaker.application-autoscaling.amazonaws.com/*",
     "arn:aws:iam::*:user/${aws:username}",
     "arn:aws:servicequotas:*:*:sagemaker/*",
+}
+
+# How IAM calls the services that helpers ask.
+SERVICES = {
+    "application-autoscaling": "application-autoscaling",
+    "cloudwatch": "cloudwatch",
+    "iam": "iam",
+    "logs": "logs",
+    "pricing": "pricing",
+    "resourcegroupstaggingapi": "tag",
+    "s3": "s3",
+    "sagemaker": "sagemaker",
+    "sagemaker-runtime": "sagemaker",
+    "scheduler": "scheduler",
+    "service-quotas": "servicequotas",
+    "sts": "sts",
+}
+S3_CALLS = {
+    "delete_objects",
+    "head_object",
+    "list_multipart_uploads",
+    "list_object_versions",
+    "list_objects_v2",
+}
+NOT_IN_THE_TABLE = {
+    "get_caller_identity",  # everyone may
+    "list_attached_user_policies",  # preflight, of users without the right to simulate
+    "search",  # regular expressions
 }
 
 
@@ -168,6 +200,80 @@ def test_the_readme_says_what_each_action_is_for(name):
         for action in listed(one["Action"]):
             service, _, operation = action.partition(":")
             assert re.search(rf"\b{service}\b.*\b{operation}\b", README), action
+
+
+# --- no action too many, and none too few
+
+
+def allowed(name):
+    statements = [one for one in policy(name)["Statement"] if one["Effect"] == "Allow"]
+    return {action for one in statements for action in listed(one["Action"])}
+
+
+def rows():
+    """Action, calls in code and helpers of the table "Who asks for what"."""
+    section = README.split("## Who asks for what\n")[1].split("\n## ")[0]
+    cells = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    return [(action, set(re.findall("`(.+?)`", how)), by) for action, how, by in cells[1:]]
+
+
+@pytest.fixture(scope="module")
+def called():
+    """All names that the helpers look up or spell out: of methods, operations and functions."""
+    found = set()
+    for path in sorted((settings.ROOT / "helpers").rglob("*.py")):
+        if "rehearsal" not in path.relative_to(settings.ROOT).parts:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                found |= _names(node)
+    return found
+
+
+def _names(node):
+    if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, "id", getattr(node.value, "attr", ""))
+        return {node.attr, f"{owner}.{node.attr}"}
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return {node.value}
+    return set()
+
+
+@pytest.fixture(scope="module")
+def operations():
+    """Actions by what boto3 calls the operations of the workshop's services."""
+    found = {}
+    for service, prefix in SERVICES.items():
+        for name in botocore.session.Session().get_service_model(service).operation_names:
+            found.setdefault(xform_name(name), set()).add(f"{prefix}:{name}")
+    return found
+
+
+def test_the_table_has_each_action_of_a_participant_once():
+    assert [action for action, _, _ in rows()] == sorted(allowed("participant"))
+
+
+def test_each_action_is_called_by_a_helper_or_explained(called):
+    for action, calls, by in rows():
+        assert calls <= called, f"nobody calls {action}: take it away"
+        assert calls or len(by.split()) > 3, f"{action} is not explained"
+
+
+def test_the_helpers_in_the_table_are_there():
+    for _, calls, by in rows():
+        helpers = re.findall(r"`(\w+)\.(\w+)`", by)
+        assert helpers or not calls
+        for module, function in helpers:
+            assert hasattr(importlib.import_module(f"helpers.{module}"), function), function
+
+
+def test_whatever_the_helpers_call_is_in_the_table(called, operations):
+    in_table = {call: set() for _, calls, _ in rows() for call in calls}
+    for action, calls, _ in rows():
+        for call in calls:
+            in_table[call].add(action)
+    for name in sorted(called & operations.keys() - NOT_IN_THE_TABLE):
+        actions = in_table.get(name, set())
+        is_s3 = name in S3_CALLS  # whose actions are called otherwise
+        assert actions and (is_s3 or actions <= operations[name]), f"no one may {name}"
 
 
 # --- the template
