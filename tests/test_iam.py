@@ -18,6 +18,7 @@ FOLDER = identities.FOLDER
 ACCOUNT = "123456789012"
 POLICIES = ("participant", "instructor", "execution", "scheduler")
 TEMPLATE = (FOLDER / "template.yaml").read_text()
+PARTICIPANTS = (FOLDER / "participants.yaml").read_text()
 README = (FOLDER / "README.md").read_text()
 # What knows no resources: Service Authorization Reference, as parliament 1.6.4 has it (2025-04),
 # and for CallWithBearerToken Hugging Face's guide to the OpenAI route (2026).
@@ -282,6 +283,21 @@ def test_whatever_the_helpers_call_is_in_the_table(called, operations):
 def test_cloudformation_takes_the_template():
     found = api.lint_all(TEMPLATE)
     assert [str(one) for one in found if not one.rule.id.startswith("I")] == []  # advice aside
+
+
+def test_a_participants_own_role_is_the_shared_one_with_a_name():
+    found = api.lint_all(PARTICIPANTS)
+    assert [str(one) for one in found if not one.rule.id.startswith("I")] == []
+    made = yaml.load(PARTICIPANTS, _Loader)["Resources"]["Fn::ForEach::Participants"][2]
+    role = made["RoleOf&{Name}"]["Properties"]
+    assert role["RoleName"] == {"Sub": f"{identities.PARTICIPANT}-${{Name}}"}
+    assert {"Key": "participant", "Value": {"Ref": "Name"}} in role["Tags"]
+    (attached,) = role["ManagedPolicyArns"]
+    assert attached["Sub"].endswith(":policy/inf2-workshop-participant")
+    trusted = filled_in(role["AssumeRolePolicyDocument"])
+    assert trusted["Statement"][0]["Action"] == "sts:AssumeRole"  # no tags of one's own choice
+    shared = identities.trust(identities.PARTICIPANT, ACCOUNT)
+    assert trusted["Statement"][1:] == shared["Statement"][1:]
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -20,7 +20,7 @@ from small_aws import create_endpoint
 
 from helpers import messages
 from helpers.rehearsal import launch
-from helpers.rehearsal.aws import accesslog, actions, policies, services
+from helpers.rehearsal.aws import accesslog, actions, identities, policies, services
 from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import Place
 from helpers.rehearsal.aws.policies import Context, Decision
@@ -495,11 +495,20 @@ def test_one_tagged_as_a_participant_leaves_the_others_things_alone(admin):
         Tags=[{"Key": "participant", "Value": "bob"}],
     )
     policy = f"arn:aws:iam::{ACCOUNT}:policy/inf2-workshop-participant"
-    clients = {}
-    for name in ("anna", "bob"):
-        someone = Someone(admin, tags={"participant": name})
-        iam.attach_user_policy(UserName=someone.name, PolicyArn=policy)
-        clients[name] = someone.client("sagemaker")
+    anna = Someone(admin, tags={"participant": "anna"})
+    iam.attach_user_policy(UserName=anna.name, PolicyArn=policy)
+    role = iam.create_role(  # as iam/participants.yaml makes it
+        RoleName="inf2-workshop-participant-bob",
+        AssumeRolePolicyDocument=json.dumps(identities.trust(identities.PARTICIPANT, ACCOUNT)),
+        Tags=[{"Key": "participant", "Value": "bob"}],
+    )["Role"]
+    iam.attach_role_policy(RoleName=role["RoleName"], PolicyArn=policy)
+    assume = open_session(identity="instructor").client("sts").assume_role
+    keys = assume(RoleArn=role["Arn"], RoleSessionName="bob")["Credentials"]
+    clients = {
+        "anna": anna.client("sagemaker"),
+        "bob": client_of(admin, "sagemaker", keys),
+    }
     assert clients["anna"].describe_model(ModelName="inf2-workshop-bob-m")
     told = refused(clients["anna"].delete_model, ModelName="inf2-workshop-bob-m")
     assert told[2].endswith("with an explicit deny in an identity-based policy")
@@ -760,6 +769,13 @@ def test_the_access_log_counts_what_was_judged(admin):
     admin.client("iam").delete_user_policy(UserName=anna.name, PolicyName="own")
     refused(sagemaker.list_models)
     assert rights(admin)[anna.arn]["sagemaker:ListModels"] == {"allowed": 3, "refused": 1}
+
+
+def test_the_access_log_is_among_what_the_rehearsal_offers(session):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{session.boto.endpoint_url}/_rehearsal/right")
+    with error.value:
+        assert b"GET /_rehearsal/rights" in error.value.read()
 
 
 def test_the_access_log_stays_small(monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,7 +202,7 @@ def _user(iam: Any, user: Any, account: str) -> Principal:
         "aws:principaltype": ("User",),
         "aws:userid": (user.id,),
         "aws:username": (user.name,),
-        **_tags({tag["Key"]: tag["Value"] for tag in user.tags or []}),
+        **_tags(user.tags),
     }
     groups = iam.get_groups_for_user(user.name)
     own = [one for entity in (user, *groups) for one in _statements(entity)]
@@ -268,9 +268,6 @@ def _trust(document: str, name: str) -> tuple[Trust, ...]:
     return tuple(Trust(one, statement) for one, statement in zip(whom, parsed, strict=True))
 
 
-def _tags(tags: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _tags(tags: Iterable[Mapping[str, str]] | None) -> dict[str, tuple[str, ...]]:
     """Tags of a principal as condition keys."""
-    return {
-        f"aws:principaltag/{key.lower()}": (value["Value"] if isinstance(value, dict) else value,)
-        for key, value in (tags or {}).items()
-    }
+    return {f"aws:principaltag/{one['Key'].lower()}": (one["Value"],) for one in tags or []}
