@@ -213,10 +213,10 @@ def test_a_right_that_the_container_lacks_fails_by_name(here):
 
 
 def test_a_right_that_is_needed_later_is_a_warning(here):
-    with denying(here, "inf2-workshop-participant", "cloudwatch:GetMetricData"):
+    with denying(here, "inf2-workshop-participant", "application-autoscaling:PutScalingPolicy"):
         result = only(here, "permissions")
     assert result.state == WARNING
-    assert "you may deploy, and may not cloudwatch:GetMetricData" in result.said
+    assert "you may deploy, and may not application-autoscaling:PutScalingPolicy" in result.said
 
 
 def test_a_machine_that_the_policy_does_not_allow_fails(here):

@@ -16,10 +16,12 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
+from small_aws import create_endpoint
 
 from helpers import messages
 from helpers.rehearsal import launch
-from helpers.rehearsal.aws import actions, policies, services
+from helpers.rehearsal.aws import accesslog, actions, identities, policies, services
+from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import Place
 from helpers.rehearsal.aws.policies import Context, Decision
 from helpers.rehearsal.server import Request
@@ -34,6 +36,10 @@ IMAGE = (
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-tgi-inference:"
     "2.1.2-optimum0.0.22-neuronx-py310-ubuntu22.04"
 )
+VARIANT = {
+    "ServiceNamespace": "sagemaker",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
 DELETE = "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 NUMBER = count(1)
 
@@ -105,7 +111,7 @@ def refused(call, **arguments):
         call(**arguments)
     told = error.value.response
     code, message = told["Error"]["Code"], told["Error"]["Message"]
-    assert code.startswith("AccessDenied"), error.value
+    assert code.startswith(("AccessDenied", "ValidationException")), error.value
     status = told["ResponseMetadata"]["HTTPStatusCode"]
     return status, code, message
 
@@ -231,7 +237,7 @@ def words(action, resource=None, who=PARTICIPANT, *, kind="identity-based policy
                 "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
             },
             400,
-            "AccessDeniedException",
+            "ValidationException",
             "sagemaker:DescribeEndpoint",
             f"{ARN}endpoint/other",
         ),
@@ -401,6 +407,53 @@ def test_a_role_is_passed_to_the_service_it_is_meant_for(session):
     session.client("sagemaker").delete_model(ModelName="inf2-workshop-m")
 
 
+def trusting(principal, effect="Allow", **condition):
+    one = {"Effect": effect, "Principal": principal, "Action": "sts:AssumeRole"}
+    return {**one, "Condition": condition} if condition else one
+
+
+@pytest.mark.parametrize(
+    ("statements", "trusts"),
+    [
+        ([{"StringEquals": {"aws:SourceAccount": ACCOUNT}}], True),
+        ([{"StringEquals": {"aws:SourceAccount": "210987654321"}}], False),
+        ([{"ArnLike": {"aws:SourceArn": f"arn:aws:sagemaker:*:{ACCOUNT}:*"}}], True),
+        ([{"ArnLike": {"aws:SourceArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:*"}}], True),
+        ([{"ArnLike": {"aws:SourceArn": f"arn:aws:sagemaker:us-west-2:{ACCOUNT}:*"}}], False),
+        ([{"ArnLike": {"aws:SourceArn": f"arn:aws:sagemaker:*:{ACCOUNT}:endpoint/e"}}], False),
+        ([{"StringEquals": {"aws:SourceVpc": "v"}}], False),
+        ([{}, {"StringEquals": {"aws:SourceAccount": ACCOUNT}}], False),  # the second one denies
+    ],
+)
+def test_a_role_trusts_a_service_under_its_conditions(admin, statements, trusts):
+    iam, name = admin.client("iam"), f"role-{next(NUMBER)}"
+    service, effects = {"Service": "sagemaker.amazonaws.com"}, ("Allow", "Deny")
+    trust = document(
+        *(
+            trusting(service, effect, **one)
+            for effect, one in zip(effects, statements, strict=False)
+        )
+    )
+    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    model = {"ModelName": name, "ExecutionRoleArn": role, "PrimaryContainer": {"Image": IMAGE}}
+    create = admin.client("sagemaker").create_model
+    if trusts:
+        assert create(**model)["ModelArn"]
+    else:
+        with pytest.raises(ClientError, match="trust relationship"):
+            create(**model)
+
+
+def test_a_role_is_assumed_under_the_conditions_of_its_trust(admin):
+    iam, assume = admin.client("iam"), admin.client("sts").assume_role
+    root = {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
+    trust = document(trusting(root, StringEquals={"sts:ExternalId": "42"}))
+    role = iam.create_role(RoleName="external", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    refused(assume, RoleArn=role, RoleSessionName="anna")
+    refused(assume, RoleArn=role, RoleSessionName="anna", ExternalId="41")
+    assert assume(RoleArn=role, RoleSessionName="anna", ExternalId="42")["Credentials"]
+
+
 @pytest.mark.parametrize("name", ["nobody", "inf2-workshop-scheduler"])
 def test_a_role_that_sagemaker_may_not_assume_makes_no_model(admin, name):
     with pytest.raises(ClientError) as error:
@@ -442,11 +495,20 @@ def test_one_tagged_as_a_participant_leaves_the_others_things_alone(admin):
         Tags=[{"Key": "participant", "Value": "bob"}],
     )
     policy = f"arn:aws:iam::{ACCOUNT}:policy/inf2-workshop-participant"
-    clients = {}
-    for name in ("anna", "bob"):
-        someone = Someone(admin, tags={"participant": name})
-        iam.attach_user_policy(UserName=someone.name, PolicyArn=policy)
-        clients[name] = someone.client("sagemaker")
+    anna = Someone(admin, tags={"participant": "anna"})
+    iam.attach_user_policy(UserName=anna.name, PolicyArn=policy)
+    role = iam.create_role(  # as iam/participants.yaml makes it
+        RoleName="inf2-workshop-participant-bob",
+        AssumeRolePolicyDocument=json.dumps(identities.trust(identities.PARTICIPANT, ACCOUNT)),
+        Tags=[{"Key": "participant", "Value": "bob"}],
+    )["Role"]
+    iam.attach_role_policy(RoleName=role["RoleName"], PolicyArn=policy)
+    assume = open_session(identity="instructor").client("sts").assume_role
+    keys = assume(RoleArn=role["Arn"], RoleSessionName="bob")["Credentials"]
+    clients = {
+        "anna": anna.client("sagemaker"),
+        "bob": client_of(admin, "sagemaker", keys),
+    }
     assert clients["anna"].describe_model(ModelName="inf2-workshop-bob-m")
     told = refused(clients["anna"].delete_model, ModelName="inf2-workshop-bob-m")
     assert told[2].endswith("with an explicit deny in an identity-based policy")
@@ -457,7 +519,6 @@ def test_objects_of_the_workshop_are_open_and_no_others(session):
     s3, of = session.client("s3"), {"Bucket": session.bucket}
     key, copy = "inf2-workshop/anna/weights/o/m/w", "inf2-workshop/anna/copy"
     s3.put_object(**of, Key=key, Body=b"w", Tagging="participant=anna")
-    assert s3.get_object_tagging(**of, Key=key)["TagSet"]
     s3.copy_object(**of, Key=copy, CopySource={"Bucket": session.bucket, "Key": key})
     assert s3.head_object(**of, Key=copy)["ContentLength"] == 1
     url = s3.generate_presigned_url("get_object", Params={**of, "Key": key})
@@ -465,10 +526,12 @@ def test_objects_of_the_workshop_are_open_and_no_others(session):
     upload = s3.create_multipart_upload(**of, Key="inf2-workshop/anna/u")["UploadId"]
     of_upload = {**of, "Key": "inf2-workshop/anna/u", "UploadId": upload}
     s3.upload_part(**of_upload, PartNumber=1, Body=b"x")
-    assert s3.list_parts(**of_upload)["Parts"]
     s3.abort_multipart_upload(**of_upload)
     listed = s3.list_objects_v2(**of, Prefix="inf2-workshop/anna/")["Contents"]
     assert [one["Key"] for one in listed] == [copy, key]
+    listed = s3.list_object_versions(**of, Prefix="inf2-workshop/anna/")["Versions"]
+    assert [one["Key"] for one in listed] == [copy, key]
+    assert "Uploads" not in s3.list_multipart_uploads(**of)  # of which IAM knows no prefix
     objects = [{"Key": copy}, {"Key": key}]
     s3.delete_objects(**of, Delete={"Objects": objects})
     bucket = f"arn:aws:s3:::{session.bucket}"
@@ -478,12 +541,13 @@ def test_objects_of_the_workshop_are_open_and_no_others(session):
         (s3.get_object, {"Key": "k"}, "s3:GetObject", f"{bucket}/k"),
         (s3.get_bucket_policy, {}, "s3:GetBucketPolicy", bucket),
         (s3.delete_bucket, {}, "s3:DeleteBucket", bucket),
+        (s3.get_object_tagging, {"Key": key}, "s3:GetObjectTagging", f"{bucket}/{key}"),
         (s3.get_bucket_encryption, {}, "s3:GetEncryptionConfiguration", bucket),
         (s3.list_object_versions, {}, "s3:ListBucketVersions", bucket),
         (
-            s3.delete_objects,
-            {"Delete": {"Objects": [*objects, {"Key": "k"}]}},
-            "s3:DeleteObject",
+            s3.delete_object,
+            {"Key": "k", "VersionId": "null"},
+            "s3:DeleteObjectVersion",
             f"{bucket}/k",
         ),
         (
@@ -500,6 +564,39 @@ def test_objects_of_the_workshop_are_open_and_no_others(session):
         urllib.request.urlopen(presigned)
     with error.value:
         assert b"s3:GetObject" in error.value.read()
+
+
+def test_of_many_objects_those_of_others_stay(session, admin):
+    s3, of = session.client("s3"), {"Bucket": session.bucket}
+    mine, other = "inf2-workshop/anna/<1>", "k & <k>"
+    for key in (mine, other):
+        admin.client("s3").put_object(**of, Key=key, Body=b"1")
+    objects = [{"Key": mine}, {"Key": other}, {"Key": other, "VersionId": "null"}]
+    answer = s3.delete_objects(**of, Delete={"Objects": objects})
+    assert [one["Key"] for one in answer["Deleted"]] == [mine]
+    arn = f'"arn:aws:s3:::{session.bucket}/{other}"'
+    assert answer["Errors"] == [
+        {"Key": other, "Code": "AccessDenied", "Message": words("s3:DeleteObject", arn)},
+        {
+            "Key": other,
+            "VersionId": "null",
+            "Code": "AccessDenied",
+            "Message": words("s3:DeleteObjectVersion", arn),
+        },
+    ]
+    answer = s3.delete_objects(**of, Delete={"Objects": [{"Key": other}], "Quiet": True})
+    assert [one["Key"] for one in answer["Errors"]] == [other]
+    assert admin.client("s3").list_objects_v2(**of)["KeyCount"] == 1
+    admin.client("s3").delete_object(**of, Key=other)
+
+
+def test_many_objects_that_cannot_be_read_are_none(session):
+    s3 = session.client("s3")
+    s3.meta.events.register(
+        "before-call.s3.DeleteObjects", lambda params, **_: params.update(body=b"<Delete>")
+    )
+    with pytest.raises(ClientError, match="MalformedXML"):
+        s3.delete_objects(Bucket=session.bucket, Delete={"Objects": [{"Key": "k"}]})
 
 
 def test_a_bearer_token_needs_two_actions(admin):
@@ -545,11 +642,7 @@ def test_what_scales_and_what_guards_is_the_workshops_only(session):
     refused(scheduler.create_schedule, **{**schedule, "GroupName": "default"})
     assert scheduler.list_schedules()["Schedules"]
     scheduler.delete_schedule_group(Name=group["Name"])
-    variant = {
-        "ServiceNamespace": "sagemaker",
-        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-        "ResourceId": "endpoint/inf2-workshop-e/variant/AllTraffic",
-    }
+    variant = {**VARIANT, "ResourceId": "endpoint/inf2-workshop-e/variant/AllTraffic"}
     with pytest.raises(ClientError, match="No scalable target"):
         scaling.deregister_scalable_target(**variant)
     assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
@@ -594,6 +687,107 @@ def test_a_schedule_waits_for_the_rights_of_its_role(admin):
         ),
     )
     assert rehearsing.until(lambda: not sagemaker.list_models(NameContains="due")["Models"])
+
+
+@pytest.fixture(scope="module")
+def scaled(admin):
+    """The name of an endpoint that is registered with Application Auto Scaling."""
+    sagemaker, name = admin.client("sagemaker"), "inf2-workshop-scaled"
+    create_endpoint(sagemaker, name)
+    waiting = {"Delay": 0.2, "MaxAttempts": 200}
+    sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=waiting)
+    target = {**VARIANT, "ResourceId": f"endpoint/{name}/variant/AllTraffic"}
+    register = open_session().client("application-autoscaling").register_scalable_target
+    register(**target, MinCapacity=1, MaxCapacity=2)  # as participant: with all that it tries out
+    return name
+
+
+def test_what_registering_tries_out_is_asked_for_without_an_alarm(admin, scaled):
+    anna = Someone(admin, statement(), statement("Deny", Action="cloudwatch:PutMetricAlarm"))
+    target = {**VARIANT, "ResourceId": f"endpoint/{scaled}/variant/AllTraffic"}
+    told = refused(anna.client("application-autoscaling").register_scalable_target, **target)
+    alarm = f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm: with an explicit deny"
+    assert told[:2] == (400, "ValidationException")
+    assert alarm in told[2]
+
+
+def test_what_scales_is_deleted_by_who_may_deregister_it(admin, scaled):
+    delete = statement(Action="sagemaker:DeleteEndpoint")
+    anna = Someone(admin, delete)
+    target = f"arn:aws:application-autoscaling:us-east-1:{ACCOUNT}:scalable-target/*"
+    told = refused(anna.client("sagemaker").delete_endpoint, EndpointName=scaled.title())
+    assert told[2] == words("application-autoscaling:DeregisterScalableTarget", target, anna.arn)
+    with pytest.raises(ClientError, match="Could not find endpoint"):
+        anna.client("sagemaker").delete_endpoint(EndpointName=f"{scaled}-not")
+
+
+def test_time_to_live_ends_what_scales(admin, session, scaled):
+    scheduler, sagemaker = session.client("scheduler"), session.client("sagemaker")
+    scheduler.create_schedule_group(Name="inf2-workshop-anna")
+    due = session.clock.now() + timedelta(minutes=10)
+    schedule = {
+        "Name": scaled,
+        "ScheduleExpression": f"at({due:%Y-%m-%dT%H:%M:%S})",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "ActionAfterCompletion": "DELETE",
+        "Target": {
+            "Arn": DELETE,
+            "RoleArn": session.scheduler_role(),
+            "Input": json.dumps({"EndpointName": scaled}),
+        },
+    }
+    with pytest.raises(ClientError, match="must allow AWS EventBridge Scheduler to assume"):
+        admin.client("scheduler").create_schedule(**schedule)  # in no group of the workshop's
+    scheduler.create_schedule(**schedule, GroupName="inf2-workshop-anna")
+    assert rehearsing.until(lambda: not sagemaker.list_endpoints(NameContains=scaled)["Endpoints"])
+    describe = session.client("application-autoscaling").describe_scalable_targets
+    assert describe(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+    used = rights(session)[f"{ROLE}inf2-workshop-scheduler"]
+    assert used["application-autoscaling:DeregisterScalableTarget"] == {"allowed": 1, "refused": 0}
+
+
+# --- the access log
+
+
+def rights(session):
+    with urllib.request.urlopen(f"{session.boto.endpoint_url}/_rehearsal/rights") as answer:
+        return json.load(answer)
+
+
+def test_the_access_log_counts_what_was_judged(admin):
+    anna = Someone(admin, statement(Action="sagemaker:ListModels"))
+    sagemaker = anna.client("sagemaker")
+    for _ in range(3):
+        sagemaker.list_models()
+    refused(sagemaker.list_endpoints)
+    refused(anna.client("sagemaker-runtime").invoke_endpoint, EndpointName="e", Body=b"{}")
+    assert rights(admin)[anna.arn] == {
+        "sagemaker:InvokeEndpoint": {"allowed": 0, "refused": 1},
+        "sagemaker:ListEndpoints": {"allowed": 0, "refused": 1},
+        "sagemaker:ListModels": {"allowed": 3, "refused": 0},
+    }
+    admin.client("iam").delete_user_policy(UserName=anna.name, PolicyName="own")
+    refused(sagemaker.list_models)
+    assert rights(admin)[anna.arn]["sagemaker:ListModels"] == {"allowed": 3, "refused": 1}
+
+
+def test_the_access_log_is_among_what_the_rehearsal_offers(session):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{session.boto.endpoint_url}/_rehearsal/right")
+    with error.value:
+        assert b"GET /_rehearsal/rights" in error.value.read()
+
+
+def test_the_access_log_stays_small(monkeypatch):
+    monkeypatch.setattr(accesslog, "MOST_PAIRS", 2)
+    log = AccessLog()
+    for action in ("a" * 1000, "b", "c", "d", "b"):
+        log.note("anna", action, allowed=True)
+    log.note("bob", "b", allowed=False)
+    assert log.told() == {
+        "*": {"*": {"allowed": 2, "refused": 1}},
+        "anna": {"a" * 200: {"allowed": 1, "refused": 0}, "b": {"allowed": 2, "refused": 0}},
+    }
 
 
 # --- simulation

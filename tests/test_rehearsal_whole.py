@@ -11,6 +11,7 @@ import pytest
 from rehearsing import serving, until
 
 from helpers import load
+from helpers.session import open_session
 from helpers.transport import SageMakerStream
 
 ROOT = Path(__file__).parent.parent
@@ -85,17 +86,21 @@ def test_a_client_can_be_held_against_the_true_times(here, folder):
 
 def statistic(here, name, kind, *, period=60):
     now = here.clock.now()
-    told = here.client("cloudwatch").get_metric_statistics(
-        Namespace="AWS/SageMaker",
-        MetricName=name,
-        Dimensions=[
-            {"Name": "EndpointName", "Value": deployed.NAME},
-            {"Name": "VariantName", "Value": "AllTraffic"},
-        ],
-        StartTime=now - timedelta(hours=12),
-        EndTime=now + timedelta(hours=1),
-        Period=period,
-        Statistics=[kind],
+    told = (
+        open_session(identity="admin")
+        .client("cloudwatch")
+        .get_metric_statistics(
+            Namespace="AWS/SageMaker",
+            MetricName=name,
+            Dimensions=[
+                {"Name": "EndpointName", "Value": deployed.NAME},
+                {"Name": "VariantName", "Value": "AllTraffic"},
+            ],
+            StartTime=now - timedelta(hours=12),
+            EndTime=now + timedelta(hours=1),
+            Period=period,
+            Statistics=[kind],
+        )
     )
     return [point[kind] for point in told["Datapoints"]]
 

@@ -66,7 +66,7 @@ def objects(session, recipe=RECIPE):
 # --- a copy
 
 
-def test_a_copy_has_what_the_container_reads_and_its_tags(session, capsys):
+def test_a_copy_has_what_the_container_reads_and_its_tags(session, admin, capsys):
     address = weights.copy(session, RECIPE, hf_token=TOKEN)
     assert address == (
         f"s3://{session.bucket}/inf2-workshop/{session.participant}/weights/{RECIPE.model_id}/"
@@ -79,8 +79,7 @@ def test_a_copy_has_what_the_container_reads_and_its_tags(session, capsys):
     assert set(there) == set(COPIED)  # Meta's own checkpoint is left out
     hubs = repository.files(RECIPE.model_id, there["tokenizer.json"]["Body"])
     assert {path: one["Body"] for path, one in there.items()} == {p: hubs[p] for p in COPIED}
-    s3 = session.client("s3")
-    tags = s3.get_object_tagging(
+    tags = admin.get_object_tagging(
         Bucket=session.bucket, Key=f"{address.partition(session.bucket + '/')[2]}config.json"
     )["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == {

@@ -121,6 +121,7 @@ def load(clock: Clock, options: Options) -> Parts:
         lambda: aws.directory,
         tags=lambda arn: sagemaker.catalog.tags_of(arn),
         clock=clock.time,
+        besides=lambda ask, region: scaling.besides(ask, region),
         account=awsjson.ACCOUNT,
     )
     sagemaker = control.ControlPlane(
@@ -234,12 +235,15 @@ class FrontDoor:
             response.respond(*parts.hub.answer(request.path, request.headers, request.query))
             return
 
-        from helpers.rehearsal.aws import services
+        from helpers.rehearsal.aws import actions, services
         from helpers.rehearsal.aws.awsjson import AwsError
 
         try:
             signed = _admit(parts, request)
             self._strike(request)
+            if signed.service == "s3" and actions.deletes_objects(request):
+                response.respond(*await _delete_objects(parts, request, signed))
+                return
             _authorize(parts, request, signed)
         except AwsError as error:
             response.respond(*services.refusal(request, error))
@@ -319,14 +323,17 @@ class FrontDoor:
         if asked == "GET /journal":
             parts = await asyncio.shield(self._parts)
             return _json(200, parts.control.journal())
+        if asked == "GET /rights":
+            parts = await asyncio.shield(self._parts)
+            return _json(200, parts.rights.log.told() if parts.rights else {})
         if match := _FAULTS.fullmatch(asked):
             return self._set_faults(match[1], match[2], request.body)
         if asked == "POST /stop":
             self._stop()
             return _json(200, {"message": "The rehearsal AWS stops."})
         message = (
-            "Offered: GET /_rehearsal, GET /_rehearsal/journal, GET, PUT and DELETE "
-            "/_rehearsal/faults, POST /_rehearsal/stop."
+            "Offered: GET /_rehearsal, GET /_rehearsal/journal, GET /_rehearsal/rights, GET, PUT "
+            "and DELETE /_rehearsal/faults, POST /_rehearsal/stop."
         )
         return _json(404, {"message": message})
 
@@ -413,6 +420,20 @@ def _authorize(parts: Parts, request: Request, signed: "Signed") -> None:
             region=signed.region,
             with_token=_has_token(request),
         )
+
+
+async def _delete_objects(parts: Parts, request: Request, signed: "Signed") -> Answer:
+    """Delete those objects of a request to S3 that the signer may delete.
+
+    Raises:
+        AwsError: When it cannot be read.
+    """
+    from helpers.rehearsal.aws import deletions
+
+    denied = {}
+    if parts.rights is not None:
+        denied = parts.rights.denied(signed.key, request, region=signed.region)
+    return await deletions.carry_out(request, denied, parts.services.answer)
 
 
 def _operate(parts: Parts, request: Request, prefix: str, operation: str, region: str) -> Answer:

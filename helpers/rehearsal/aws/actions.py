@@ -7,12 +7,13 @@ sources cited below. An operation without a line here is asked for by its name, 
 
 import json
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from helpers.rehearsal.aws import deletions
+from helpers.rehearsal.aws.deletions import Deletion
 from helpers.rehearsal.aws.policies import Values
 from helpers.rehearsal.server import Request
 
@@ -38,6 +39,8 @@ KEYS = frozenset(
         "aws:requestedregion",
         "aws:resourceaccount",
         "aws:securetransport",
+        "aws:sourceaccount",
+        "aws:sourcearn",
         "aws:sourceip",
         "aws:tagkeys",
         "aws:useragent",
@@ -245,13 +248,27 @@ def _scheduler(request: Request, place: Place) -> Iterator[Ask]:
 # --- Application Auto Scaling
 
 # What the caller needs in the target's service and in CloudWatch: SageMaker developer guide, "Auto
-# scaling prerequisites"; that AWS checks it, Application Auto Scaling user guide, "Permissions
-# validation". Which call checks which of them is [unverified].
+# scaling prerequisites". That a registration tries it out, in CloudWatch without the name of an
+# alarm: Application Auto Scaling user guide, "Permissions validation" (for Aurora). What SageMaker
+# is asked then, what the resource of an alarm without a name is, and that the other calls ask for
+# the policy's alarms is [unverified].
 _SCALED = ("DescribeEndpoint", "UpdateEndpointWeightsAndCapacities")
+_TRIED = {"PutMetricAlarm": "", "DescribeAlarms": ANY, "DeleteAlarms": ""}
 _ALARMS = {
     "PutScalingPolicy": ("PutMetricAlarm", "DescribeAlarms"),
     "DeleteScalingPolicy": ("DeleteAlarms",),
     "DeregisterScalableTarget": ("DeleteAlarms",),
+}
+
+
+def deregistration(place: Place) -> Ask:
+    """What it takes to deregister a production variant that is scaled."""
+    return next(_autoscaling("DeregisterScalableTarget", _VARIANT, place))
+
+
+_VARIANT = {
+    "ServiceNamespace": "sagemaker",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
 }
 
 
@@ -278,6 +295,8 @@ def _autoscaling(operation: str, given: Mapping[str, Any], place: Place) -> Iter
     if operation == "RegisterScalableTarget":
         endpoint = place.arn("sagemaker", resource_id.partition("/variant/")[0].lower())
         yield from (Ask(f"sagemaker:{name}", endpoint) for name in _SCALED)
+        for name, alarm in _TRIED.items():
+            yield Ask(f"cloudwatch:{name}", place.arn("cloudwatch", f"alarm:{alarm}"))
     alarms = place.arn("cloudwatch", f"alarm:TargetTracking-{resource_id}-*")
     for name in _ALARMS.get(operation, ()):
         yield Ask(f"cloudwatch:{name}", alarms)
@@ -413,7 +432,7 @@ def _s3(request: Request, place: Place) -> Iterator[Ask]:
     query = {name: values[0] for name, values in _query(request).items()}
     values = {"s3:resourceaccount": (place.account,)}
     for name in ("prefix", "delimiter", "max-keys"):
-        if name in query:
+        if name in query and "uploads" not in query:  # ListBucketMultipartUploads knows none
             values[f"s3:{name}"] = (query[name],)
     if not bucket:
         yield Ask("s3:ListAllMyBuckets")
@@ -427,10 +446,11 @@ def _of_bucket(
     request: Request, bucket: str, query: Mapping[str, str], values: Values
 ) -> Iterator[Ask]:
     arn = f"arn:aws:s3:::{bucket}"
-    what = next((name for name in query if not _HOW.fullmatch(name)), None)
+    what = _subresource(query)
     if request.method == "POST" and what == "delete":
-        for key in _keys_to_delete(request.body):
-            yield Ask("s3:DeleteObject", f"{arn}/{key}", values)
+        for one in deletions.listed(request.body) or [Deletion(ANY)]:
+            version = "Version" if one.version else ""
+            yield Ask(f"s3:DeleteObject{version}", f"{arn}/{one.key}", values)
     elif what is None:
         verb = {"PUT": "CreateBucket", "DELETE": "DeleteBucket"}.get(request.method, "ListBucket")
         yield Ask(f"s3:{verb}", arn, values)
@@ -468,6 +488,17 @@ def _of_object(request: Request, arn: str, query: Mapping[str, str], values: Val
             yield Ask("s3:GetObject", f"arn:aws:s3:::{path}", values)
 
 
+def _subresource(query: Iterable[str]) -> str | None:
+    return next((name for name in query if not _HOW.fullmatch(name)), None)
+
+
+def deletes_objects(request: Request) -> bool:
+    """Whether a request to S3 is DeleteObjects, which asks for each of them."""
+    bucket, key = _bucket_and_key(request)
+    asked = request.method, bool(bucket and not key), _subresource(_query(request))
+    return asked == ("POST", True, "delete")
+
+
 def _bucket_and_key(request: Request) -> tuple[str, str]:
     """Of the path, or of a host such as `bucket.localhost`."""
     path = unquote(request.path.removeprefix("/"))
@@ -477,16 +508,6 @@ def _bucket_and_key(request: Request) -> tuple[str, str]:
         return bucket, path
     first, _, rest = path.partition("/")
     return first, rest
-
-
-def _keys_to_delete(body: bytes) -> list[str]:
-    """Of DeleteObjects; when it cannot be read, all."""
-    try:
-        tree = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
-        return [ANY]
-    found = [one.text or "" for one in tree.iter() if one.tag.rpartition("}")[2] == "Key"]
-    return found or [ANY]
 
 
 # --- members

@@ -1,7 +1,8 @@
 """Whether who has signed a request may do what it asks for, and how AWS refuses it otherwise.
 
 Evaluated are the policies of users, groups and roles, permissions boundaries and session policies.
-Not evaluated: policies of resources, such as a bucket's, and those of an organization.
+Not evaluated: policies of resources, such as a bucket's, except whom a role trusts, and those of
+an organization.
 
 Words: "because no identity-based policy allows" in philschmid/cdk-samples issue 2 and, without a
 resource for an action that knows none, ACloudGuru's sandbox (2023-11); "with an explicit deny in"
@@ -10,11 +11,13 @@ in aws/amazon-sagemaker-feedback issue 193; quotes around S3's ARNs as in its us
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from helpers.rehearsal.aws import actions
+from helpers.rehearsal.aws import actions, deletions
+from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import ANY, RESOURCE_TAG, Ask, Place
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError
+from helpers.rehearsal.aws.deletions import Deletion
 from helpers.rehearsal.aws.policies import Context, Decision, now
 from helpers.rehearsal.aws.principals import Directory, Principal, Verdict
 from helpers.rehearsal.server import Request
@@ -27,6 +30,7 @@ _ALWAYS = {
     "aws:sourceip": ("127.0.0.1",),
 }
 _MOST_KEPT = 10_000
+_GONE = "nobody"  # who signs with the keys of a user or role that has been deleted since
 
 
 class Authorizer:
@@ -36,7 +40,11 @@ class Authorizer:
         directory: Who there is, now.
         tags: The tags of a SageMaker resource, by ARN; None for one that is not there.
         clock: AWS time, in epoch seconds.
+        besides: What an action asks for as well, as things stand in a region.
         account: Twelve digits.
+
+    Attributes:
+        log: What has been judged.
     """
 
     def __init__(
@@ -45,8 +53,11 @@ class Authorizer:
         *,
         tags: Callable[[str], Mapping[str, str] | None] = lambda arn: None,
         clock: Callable[[], float] = time.time,
+        besides: Callable[[Ask, str], Iterable[Ask]] = lambda ask, region: (),
         account: str = ACCOUNT,
     ):
+        self.log = AccessLog()
+        self._besides = besides
         self._directory = directory
         self._tags = tags
         self._clock = clock
@@ -66,16 +77,28 @@ class Authorizer:
         Raises:
             AwsError: When it is refused.
         """
-        directory = self._directory()
-        who = directory.keys.get(key)
-        place = Place(region, self._account, directory.entities, who.entity_arn if who else "")
-        code, status = _error_of(request, service)
-        for ask in actions.asked(request, service, place):
-            may = self._is_allowed(key, ask, region)
-            if may and ask.action == "sts:AssumeRole":
-                may = directory.may_assume(who, ask.resource)
-            if not may:
-                raise AwsError(code, self._words(key, ask, region), status=status)
+        for ask, message in self._refused(key, request, service, region):
+            code, status = _error_of(request, service, ask)
+            raise AwsError(code, message, status=status)
+
+    def denied(self, key: str, request: Request, *, region: str) -> dict[Deletion, str]:
+        """What S3 says of the objects of a DeleteObjects that its signer may not delete.
+
+        Args:
+            key: The access key that it is signed with.
+            request: As it was received.
+            region: Of its signature.
+        """
+        said = {
+            (ask.action, ask.resource.removeprefix("arn:aws:s3:::").partition("/")[2]): message
+            for ask, message in self._refused(key, request, "s3", region)
+        }
+        found = {}
+        for one in deletions.listed(request.body):
+            action = f"s3:DeleteObject{'Version' if one.version else ''}"
+            if message := said.get((action, one.key)):
+                found[one] = message
+        return found
 
     def check_invocation(
         self, key: str, name: str, door: str, *, region: str, with_token: bool
@@ -87,33 +110,63 @@ class Authorizer:
         """
         place = Place(region, self._account)
         for ask in actions.invocation(name, door, place, with_token=with_token):
-            if not self._is_allowed(key, ask, region):
+            may = self._is_allowed(key, ask, region)
+            self._note(key, ask, may)
+            if not may:
                 message = self._words(key, ask, region)
                 raise AwsError("AccessDeniedException", message, status=403)
 
     # --- roles that services act with
 
-    def trusts(self, role_arn: str, service: str) -> bool:
-        """Whether a role exists and lets a service assume it, e.g. `sagemaker`."""
-        return self._directory().trusts(role_arn, service)
+    def trusts(self, role_arn: str, service: str, source_arn: str) -> bool:
+        """Whether a role exists and lets a service assume it; see `Directory.trusts`."""
+        return self._directory().trusts(role_arn, service, source_arn)
 
     def allows(self, role_arn: str, ask: Ask, *, region: str) -> bool:
         """Whether a role may do something; False when there is no such role."""
         who = self._directory().entities.get(role_arn)
-        return who is not None and _is_yes(self._verdict(who, ask, region))
+        may = who is not None and _is_yes(self._verdict(who, ask, region))
+        self.log.note(role_arn, ask.action, allowed=may)
+        return may
 
     def problem(self, role_arn: str, session: str, asks: Iterable[Ask], *, region: str) -> str:
         """What AWS says when a service acts with a role that may not do all of this; else empty."""
         who = self._directory().session(role_arn, session)
         if who is None:
             return f"The role {role_arn} cannot be assumed."
-        for ask in asks:
+        for ask in self._all(asks, region):
             verdict = self._verdict(who, ask, region)
+            self.log.note(role_arn, ask.action, allowed=_is_yes(verdict))
             if not _is_yes(verdict):
                 return words(who.arn, ask, verdict)
         return ""
 
     # --- decisions
+
+    def _refused(
+        self, key: str, request: Request, service: str, region: str
+    ) -> Iterator[tuple[Ask, str]]:
+        """What a request asks for in vain, and what AWS says then."""
+        directory = self._directory()
+        who = directory.keys.get(key)
+        place = Place(region, self._account, directory.entities, who.entity_arn if who else "")
+        for ask in self._all(actions.asked(request, service, place), region):
+            may = self._is_allowed(key, ask, region)
+            if may and ask.action == "sts:AssumeRole":
+                values = {**_ALWAYS, **now(self._clock()), **ask.values}
+                may = directory.may_assume(who, ask.resource, values)
+            self._note(key, ask, may)
+            if not may:
+                yield ask, self._words(key, ask, region)
+
+    def _all(self, asks: Iterable[Ask], region: str) -> Iterator[Ask]:
+        for ask in asks:
+            yield ask
+            yield from self._besides(ask, region)
+
+    def _note(self, key: str, ask: Ask, may: bool) -> None:
+        who = self._directory().keys.get(key)
+        self.log.note(who.arn if who else _GONE, ask.action, allowed=may)
 
     def _is_allowed(self, key: str, ask: Ask, region: str) -> bool:
         directory = self._directory()
@@ -150,8 +203,14 @@ class Authorizer:
         return words(who.arn, ask, self._verdict(who, ask, region))
 
 
-def _error_of(request: Request, service: str) -> tuple[str, int]:
-    """Code and status of a refusal, by protocol."""
+def _error_of(request: Request, service: str, ask: Ask) -> tuple[str, int]:
+    """Code and status of a refusal, by protocol.
+
+    What Application Auto Scaling finds missing in other services is a ValidationException
+    (its user guide, "Permissions validation").
+    """
+    if service == "application-autoscaling" and not ask.action.startswith(service):
+        return "ValidationException", 400
     if "x-amz-target" in request.headers:
         return "AccessDeniedException", 400
     return ("AccessDeniedException" if service == "scheduler" else "AccessDenied"), 403

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from botocore.model import ServiceModel
 
-from helpers.rehearsal.aws import tracking
+from helpers.rehearsal.aws import actions, tracking
+from helpers.rehearsal.aws.actions import Ask, Place
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError, Service, invalid, timestamp
 from helpers.rehearsal.aws.catalog import Resource, check_tag_keys
 from helpers.rehearsal.aws.endpoints import Fleet
@@ -173,6 +174,19 @@ class AutoScaling:
     def targets(self, region: str) -> list[Target]:
         """The scalable targets of a region."""
         return [one for one in self._targets.values() if one.key[0] == region]
+
+    def besides(self, ask: Ask, region: str) -> Iterator[Ask]:
+        """What deleting an endpoint asks for as well: to deregister what scales it.
+
+        Who has no right to deregister "must request access to this action before deleting the
+        endpoint" (SageMaker developer guide, "Delete endpoints configured for auto scaling",
+        2026); that DeleteEndpoint says so as DynamoDB's DeleteTable does (crossplane-contrib,
+        2023) is [unverified].
+        """
+        if ask.action == "sagemaker:DeleteEndpoint":
+            name = ask.resource.rpartition(":endpoint/")[2]
+            if any(one.key[1].lower() == name for one in self.targets(region)):
+                yield actions.deregistration(Place(region, self._account))
 
     # --- scalable targets
 

@@ -20,8 +20,8 @@ _INSTANCE_MEMBERS = ("ModelName", "InstanceType", "InitialInstanceCount")
 class Roles(Protocol):
     """What is asked about an execution role."""
 
-    def trusts(self, role_arn: str, service: str) -> bool:
-        """Whether it exists and lets a service assume it."""
+    def trusts(self, role_arn: str, service: str, source_arn: str) -> bool:
+        """Whether it exists and lets a service assume it for something."""
 
 
 class ControlPlane:
@@ -122,7 +122,10 @@ class ControlPlane:
         if "ExecutionRoleArn" not in given:
             raise invalid("Execution role is required to create a model.")
         role = given["ExecutionRoleArn"]
-        if self._roles is not None and not self._roles.trusts(role, "sagemaker"):
+        # The star is a character of aws:SourceArn here: SageMaker developer guide, "Cross-service
+        # confused deputy prevention".
+        source = f"arn:aws:sagemaker:{region}:{self.catalog.account}:*"
+        if self._roles is not None and not self._roles.trusts(role, "sagemaker", source):
             # As hashicorp/terraform-provider-aws quotes it, internal/service/sagemaker/endpoint.go.
             raise invalid(
                 f'The execution role ARN "{role}" is invalid. Please ensure that the role exists '

@@ -28,6 +28,16 @@ ROLES = {
     EXECUTION: (("execution",), ("sagemaker",)),
     SCHEDULER: (("scheduler",), ("scheduler",)),
 }
+# Under which conditions these trust a service, as in the template.
+CONDITIONS = {
+    "sagemaker": {"ArnLike": {"aws:SourceArn": "arn:aws:sagemaker:*:{account}:*"}},
+    "scheduler": {
+        "StringEquals": {"aws:SourceAccount": "{account}"},
+        "ArnLike": {
+            "aws:SourceArn": "arn:aws:scheduler:*:{account}:schedule-group/inf2-workshop-*"
+        },
+    },
+}
 # Not of the template: an administrator, and a role as many accounts have one for SageMaker.
 ADMIN = "workshop-admin"
 ROLE = "workshop-execution-role"
@@ -67,6 +77,16 @@ def policy(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def trust(role: str, account: str) -> dict[str, Any]:
+    """The trust policy of one of `ROLES`, as `iam/template.yaml` has it."""
+    policies, services = ROLES[role]
+    statements = [_trusting_root(account)] if "participant" in policies else []
+    for service in services:
+        text = json.dumps(CONDITIONS[service]).replace("{account}", account)
+        statements.append({**_trusting(service), "Condition": json.loads(text)})
+    return _document(*statements)
+
+
 def bucket(account: str, region: str) -> str:
     """The bucket that `iam/template.yaml` makes."""
     return f"inf2-workshop-{account}-{region}"
@@ -80,13 +100,12 @@ def seed(account: str, region: str) -> None:
     iam = iam_backends[account]["aws"]
     names = dict.fromkeys(name for policies, _ in ROLES.values() for name in policies)
     made = {name: _create_policy(iam, f"inf2-workshop-{name}", policy(name)) for name in names}
-    for name, (policies, services) in ROLES.items():
-        root = f"arn:aws:iam::{account}:root" if "participant" in policies else None
-        _create_role(iam, name, _trust(services, root), [made[one] for one in policies])
+    for name, (policies, _) in ROLES.items():
+        _create_role(iam, name, json.dumps(trust(name, account)), [made[one] for one in policies])
     everything = _create_policy(iam, "AdministratorAccess", _allowing("*"))
-    _create_role(iam, ADMIN, _trust((), f"arn:aws:iam::{account}:root"), [everything])
+    _create_role(iam, ADMIN, json.dumps(_document(_trusting_root(account))), [everything])
     access = _create_policy(iam, "WorkshopAccess", _allowing("sagemaker:*"))
-    _create_role(iam, ROLE, _trust(("sagemaker",)), [access])
+    _create_role(iam, ROLE, json.dumps(_document(_trusting("sagemaker"))), [access])
     for identity in IDENTITIES.values():
         if identity.session:
             _assume(account, region, identity)
@@ -130,17 +149,20 @@ def _assume(account: str, region: str, identity: Identity) -> None:
     sts_backends[account]["aws"].assumed_roles.append(assumed)
 
 
-def _trust(services: tuple[str, ...], root: str | None = None) -> str:
-    principal: dict[str, Any] = {}
-    if services:
-        named = [f"{name}.amazonaws.com" for name in services]
-        principal["Service"] = named[0] if len(named) == 1 else named
-    if root:
-        principal["AWS"] = root
-    allow = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
-    return json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+def _trusting_root(account: str) -> dict[str, Any]:
+    principal = {"AWS": f"arn:aws:iam::{account}:root"}
+    actions = ["sts:AssumeRole", "sts:TagSession"]
+    return {"Effect": "Allow", "Principal": principal, "Action": actions}
+
+
+def _trusting(service: str) -> dict[str, Any]:
+    principal = {"Service": f"{service}.amazonaws.com"}
+    return {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
 
 
 def _allowing(action: str) -> dict[str, Any]:
-    allow = {"Effect": "Allow", "Action": action, "Resource": "*"}
-    return {"Version": "2012-10-17", "Statement": [allow]}
+    return _document({"Effect": "Allow", "Action": action, "Resource": "*"})
+
+
+def _document(*statements: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}

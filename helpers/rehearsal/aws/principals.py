@@ -2,12 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from helpers.rehearsal.aws import policies
-from helpers.rehearsal.aws.policies import Context, Decision, Statement
+from helpers.rehearsal.aws import actions, policies
+from helpers.rehearsal.aws.policies import Context, Decision, Statement, Values
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ Statements = tuple[Statement, ...]
 IDENTITY = "identity-based policy"
 BOUNDARY = "permissions boundary"
 SESSION = "session policy"
+_ASSUME = "sts:AssumeRole"
 _NOTHING = json.dumps({"Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}})
 
 
@@ -79,6 +80,26 @@ class Principal:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """One statement of a role's trust policy.
+
+    Attributes:
+        principal: Whom it is about.
+        statement: The rest of it; its conditions have to be met.
+    """
+
+    principal: Any
+    statement: Statement
+
+    def named(self, kind: str) -> set[str]:
+        """Those of a kind whom it is about, e.g. `Service`."""
+        if self.principal == "*":
+            return {"*"}
+        given = self.principal if isinstance(self.principal, dict) else {}
+        return set(map(str, _listed(given.get(kind, []))))
+
+
+@dataclass(frozen=True)
 class Directory:
     """Everyone, at one moment.
 
@@ -90,42 +111,46 @@ class Directory:
 
     keys: Mapping[str, Principal] = field(default_factory=dict)
     entities: Mapping[str, Principal] = field(default_factory=dict)
-    trust: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trust: Mapping[str, tuple[Trust, ...]] = field(default_factory=dict)
 
-    def trusts(self, role_arn: str, service: str) -> bool:
-        """Whether a role exists and lets a service assume it; conditions are not looked at.
+    def trusts(self, role_arn: str, service: str, source_arn: str) -> bool:
+        """Whether a role exists and lets a service assume it.
 
         Args:
             role_arn: The role.
             service: E.g. `sagemaker`.
+            source_arn: For what the service assumes it: the key `aws:SourceArn`, whose account is
+                `aws:SourceAccount`.
         """
-        named = f"{service}.amazonaws.com"
-        return any(named in _named(one, "Service") for one in self._trusting(role_arn))
+        values = {
+            "aws:sourcearn": (source_arn,),
+            "aws:sourceaccount": (source_arn.split(":")[4],),
+            "aws:principalisawsservice": ("true",),
+        }
+        return self._lets(role_arn, "Service", {f"{service}.amazonaws.com"}, values)
 
-    def may_assume(self, who: Principal, role_arn: str) -> bool:
-        """Whether a role exists and lets someone assume it; conditions are not looked at."""
+    def may_assume(self, who: Principal, role_arn: str, values: Values) -> bool:
+        """Whether a role exists and lets someone assume it; `values` are the request's."""
         account = who.entity_arn.split(":")[4]
         accepted = {"*", account, f"arn:aws:iam::{account}:root", who.entity_arn, who.arn}
-        return any(
-            accepted & set(_named(one, "AWS")) or one.get("Principal") == "*"
-            for one in self._trusting(role_arn)
-        )
+        return self._lets(role_arn, "AWS", accepted, {**values, **who.values})
 
     def session(self, role_arn: str, name: str) -> Principal | None:
         """A role as a service acts with it; None when there is no such role."""
         role = self.entities.get(role_arn)
         return _session(role, name) if role else None
 
-    def _trusting(self, role_arn: str) -> Iterator[Mapping[str, Any]]:
-        for one in _listed(self.trust.get(role_arn, {}).get("Statement", [])):
-            actions = set(_listed(one.get("Action", [])))
-            if one.get("Effect") == "Allow" and actions & {"sts:AssumeRole", "sts:*", "*"}:
-                yield one
-
-
-def _named(statement: Mapping[str, Any], kind: str) -> list[str]:
-    principal = statement.get("Principal", {})
-    return _listed(principal.get(kind, [])) if isinstance(principal, dict) else []
+    def _lets(self, role_arn: str, kind: str, accepted: set[str], values: Values) -> bool:
+        """Whether a trust policy allows it to one of these, and denies it to none."""
+        context = Context(values, actions.knows)
+        found = [
+            one.statement.allows
+            for one in self.trust.get(role_arn, ())
+            if accepted & one.named(kind)
+            and one.statement.is_about(_ASSUME)
+            and one.statement.holds(actions.ANY, context)
+        ]
+        return bool(found) and all(found)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -142,11 +167,11 @@ def read(account: str) -> Directory:
 
     iam = iam_backends[account]["aws"]
     entities: dict[str, Principal] = {}
-    trust: dict[str, Mapping[str, Any]] = {}
+    trust: dict[str, tuple[Trust, ...]] = {}
     keys: dict[str, Principal] = {}
     for role in iam.roles.values():
         entities[role.arn] = _role(iam, role, account)
-        trust[role.arn] = json.loads(role.assume_role_policy_document)
+        trust[role.arn] = _trust(role.assume_role_policy_document, role.name)
     for user in iam.users.values():
         entities[user.arn] = principal = _user(iam, user, account)
         keys |= {key.access_key_id: principal for key in user.access_keys}
@@ -177,7 +202,7 @@ def _user(iam: Any, user: Any, account: str) -> Principal:
         "aws:principaltype": ("User",),
         "aws:userid": (user.id,),
         "aws:username": (user.name,),
-        **_tags({tag["Key"]: tag["Value"] for tag in user.tags or []}),
+        **_tags(user.tags),
     }
     groups = iam.get_groups_for_user(user.name)
     own = [one for entity in (user, *groups) for one in _statements(entity)]
@@ -228,9 +253,21 @@ def _parsed(document: str, name: str) -> Statements:
         return policies.parse(_NOTHING, name)
 
 
-def _tags(tags: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _trust(document: str, name: str) -> tuple[Trust, ...]:
+    """The statements of a trust policy; one that cannot be read trusts nobody."""
+    try:
+        given = json.loads(document)
+        each = _listed(given["Statement"])
+        # They are about the role itself and name no resource.
+        about_role = [{**one, "Resource": actions.ANY} for one in each]
+        parsed = policies.parse(json.dumps({**given, "Statement": about_role}), name)
+        whom = [one["Principal"] for one in each]
+    except (ValueError, TypeError, KeyError) as error:
+        log.error("The trust policy of %s cannot be read (%s): it trusts nobody.", name, error)
+        return ()
+    return tuple(Trust(one, statement) for one, statement in zip(whom, parsed, strict=True))
+
+
+def _tags(tags: Iterable[Mapping[str, str]] | None) -> dict[str, tuple[str, ...]]:
     """Tags of a principal as condition keys."""
-    return {
-        f"aws:principaltag/{key.lower()}": (value["Value"] if isinstance(value, dict) else value,)
-        for key, value in (tags or {}).items()
-    }
+    return {f"aws:principaltag/{one['Key'].lower()}": (one["Value"],) for one in tags or []}

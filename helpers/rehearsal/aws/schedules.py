@@ -179,8 +179,16 @@ class Schedules:
         if not await wrap_future(self._services.ask(_has_group, self._account, region, group)):
             message = f"Schedule group {group} does not exist."
             raise AwsError("ResourceNotFoundException", message, status=404)
-        if not self._services.directory.trusts(role_arn, "scheduler"):
+        if not self._is_trusted(role_arn, region, group):
             raise invalid(_NO_ROLE)
+
+    def _is_trusted(self, role_arn: str, region: str, group: str) -> bool:
+        """Whether a role lets the scheduler assume it for a group.
+
+        User guide, "Confused deputy prevention": aws:SourceArn is the schedule group's.
+        """
+        source = Place(region, self._account).arn("scheduler", f"schedule-group/{group}")
+        return self._services.directory.trusts(role_arn, "scheduler", source)
 
     # --- what happens
 
@@ -233,6 +241,8 @@ class Schedules:
         if self._roles is None:
             return ""
         target = schedule["Target"]
+        if not self._is_trusted(target["RoleArn"], region, schedule["GroupName"]):
+            return _NO_ROLE
         given = json.loads(target.get("Input", "{}"))
         asks = actions.sagemaker(operation, given, Place(region, self._account))
         # What AWS calls the session is [unverified].
