@@ -31,10 +31,10 @@ workshop: setup ## Run all notebooks against the rehearsal AWS and print what ca
 test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, unit tests, notebooks against their outputs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	@# The notebooks mostly wait, so they run beside the unit tests; their output comes after.
+	@# The notebooks mostly wait, so they run beside the tests; their output comes after.
 	COVERAGE_FILE=.coverage.notebooks $(PYTEST) --nbval notebooks tests/after_notebooks.py \
 		>.notebooks.log 2>&1 & notebooks=$$!; \
-	COVERAGE_FILE=.coverage.tests $(PYTEST) tests; tests=$$?; \
+	COVERAGE_FILE=.coverage.tests $(PYTEST) --numprocesses=2 --dist=loadfile tests; tests=$$?; \
 	wait $$notebooks; status=$$?; cat .notebooks.log; exit $$((tests | status))
 	$(PY) -m coverage combine --quiet .coverage.tests .coverage.notebooks
 	$(PY) -m coverage report

@@ -4,9 +4,10 @@ import importlib
 import json
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from types import ModuleType
 
@@ -47,23 +48,41 @@ def image_uri_config(framework: str) -> dict:
         return sagemaker_core("image_uris").config_for_framework(framework)
 
 
+_lock = threading.Lock()
+_quiet_threads = 0
+_undo = ExitStack()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the SDK's logs, warnings and tracebacks to itself, and requests out of debug logs."""
+    """Keep the SDK's logs, warnings and tracebacks to itself, and requests out of debug logs.
+
+    All of that is the process's: where several threads are quiet, the last one out undoes it.
+    """
+    global _quiet_threads
+    with _lock:
+        if _quiet_threads == 0:
+            _hush()
+        _quiet_threads += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _quiet_threads -= 1
+            if _quiet_threads == 0:
+                _undo.close()
+
+
+def _hush() -> None:
     import rich.traceback
 
-    root, disabled = logging.getLogger(), logging.root.manager.disable
-    excepthook, install = sys.excepthook, rich.traceback.install
-    handler = logging.NullHandler()  # with a handler there, logging.basicConfig does nothing
-    root.addHandler(handler)
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)  # with a handler there, logging.basicConfig does nothing
+    _undo.callback(root.removeHandler, handler)
+    _undo.callback(logging.disable, root.manager.disable)
+    logging.disable(max(root.manager.disable, logging.WARNING))
+    _undo.callback(setattr, rich.traceback, "install", rich.traceback.install)
     rich.traceback.install = lambda **_: None
-    logging.disable(max(disabled, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        rich.traceback.install = install
-        sys.excepthook = excepthook
-        root.removeHandler(handler)
+    _undo.callback(setattr, sys, "excepthook", sys.excepthook)
+    _undo.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,23 @@ def test_a_whole_rehearsal_stays_on_loopback_whatever_the_reader_has_set(tmp_pat
             assert not file.is_file() or secret.encode() not in file.read_bytes(), file
 
 
-def test_the_whole_run_stayed_on_loopback():
-    """Runs last (see conftest.py): nothing in this run tried to leave."""
-    log = Path(os.environ[network_guard.LOG_VARIABLE])
-    assert not log.exists(), log.read_text()
+def test_a_run_in_which_something_reached_out_fails_whatever_its_tests_say(tmp_path):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    shutil.copytree(ROOT / "tests" / "guard", tmp_path / "tests" / "guard")
+    (tmp_path / "test_leaks.py").write_text(
+        "import socket\n\n\ndef test_nothing():\n"
+        "    try:\n        socket.getaddrinfo('example.com', 80)\n"
+        "    except RuntimeError:\n        pass\n"
+    )
+    options = ["-p", "no:cacheprovider", "--nbval", "--numprocesses=1"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_leaks.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "1 passed" in finished.stdout, finished.stdout + finished.stderr
+    assert "this run left loopback: socket.getaddrinfo 'example.com'" in finished.stdout
+    assert finished.returncode == 1
