@@ -11,6 +11,10 @@ INSTALL := $(UV) pip install --quiet --python $(PY) --constraint requirements.lo
 CLIENTS := .clients
 PYTEST := $(PY) -m pytest --cov=helpers --cov-config=pyproject.toml --cov-report= \
 	--cov-fail-under=0
+# Tests of what takes how long: one at a time, beside the notebooks, which mostly wait. All others
+# run two files at a time before.
+TIMED := accuracy benchmark cluster crosscheck demo faults_of_answers llmperf load messages \
+	rehearsal_runtime rehearsal_truth rehearsal_whole rehearsal_wire report symptoms terminal
 COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header
 # Node comes from PyPI too, npm inside it.
 WHEEL := $(CURDIR)/$(CLIENTS)/wheel
@@ -31,12 +35,13 @@ workshop: setup ## Run all notebooks against the rehearsal AWS and print what ca
 test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, unit tests, notebooks against their outputs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	@# The notebooks mostly wait, so they run beside the tests; their output comes after.
+	COVERAGE_FILE=.coverage.calm $(PYTEST) --numprocesses=2 --dist=loadfile tests \
+		$(TIMED:%=--ignore=tests/test_%.py)
 	COVERAGE_FILE=.coverage.notebooks $(PYTEST) --nbval notebooks tests/after_notebooks.py \
 		>.notebooks.log 2>&1 & notebooks=$$!; \
-	COVERAGE_FILE=.coverage.tests $(PYTEST) --numprocesses=2 --dist=loadfile tests; tests=$$?; \
-	wait $$notebooks; status=$$?; cat .notebooks.log; exit $$((tests | status))
-	$(PY) -m coverage combine --quiet .coverage.tests .coverage.notebooks
+	COVERAGE_FILE=.coverage.timed $(PYTEST) $(TIMED:%=tests/test_%.py); timed=$$?; \
+	wait $$notebooks; status=$$?; cat .notebooks.log; exit $$((timed | status))
+	$(PY) -m coverage combine --quiet .coverage.calm .coverage.timed .coverage.notebooks
 	$(PY) -m coverage report
 
 bench: setup ## Measure how late 256 streams of the rehearsal are, and what a token costs

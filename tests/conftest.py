@@ -1,6 +1,11 @@
 """What several test files share of the rehearsal AWS."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("workshop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("workshop")
 
 
 @pytest.fixture(scope="module")
