@@ -188,6 +188,16 @@ def test_what_is_no_roles_arn_fails_and_breaks_no_other_check(here, given):
 SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
 
 
+def describing(here, arn, *statements):
+    """From now on IAM describes every role like this."""
+    document = json.dumps({"Statement": statements})
+
+    def change(parsed, **_):
+        parsed["Role"] = {"Arn": arn, "AssumeRolePolicyDocument": document}
+
+    rehearsing.after(here, "GetRole", change, service="iam")
+
+
 def trusting(action="sts:AssumeRole", effect="Allow", service=SAGEMAKER, **condition):
     statement = {"Effect": effect, "Principal": {"Service": service}, "Action": action}
     return statement | ({"Condition": condition} if condition else {})
@@ -216,17 +226,9 @@ def trusting(action="sts:AssumeRole", effect="Allow", service=SAGEMAKER, **condi
     ],
 )
 def test_a_trust_policy_is_read_as_iam_reads_it(here, statements, state):
-    rehearsing.pretend(
-        here,
-        "GetRole",
-        service="iam",
-        Role={
-            "Arn": f"{ROLES}inf2-workshop-mine",
-            "AssumeRolePolicyDocument": json.dumps({"Statement": statements}),
-        },
-    )
+    describing(here, f"{ROLES}inf2-workshop-execution", *statements)
     try:
-        assert only(here, "role", role=f"{ROLES}inf2-workshop-mine").state == state
+        assert only(here, "role", role=f"{ROLES}inf2-workshop-execution").state == state
     finally:
         rehearsing.restore()
 
@@ -331,14 +333,7 @@ def test_a_scheduler_role_that_is_not_there_fails(here, arn, said):
 
 def test_a_role_whose_condition_fails_is_not_taken_for_the_schedulers(here, refused):
     failing = trusting(service=SCHEDULER, StringEquals={"aws:SourceAccount": "999999999999"})
-    arn = f"{ROLES}inf2-workshop-scheduler"
-    document = json.dumps({"Statement": [failing]})
-    rehearsing.pretend(
-        refused,
-        "GetRole",
-        service="iam",
-        Role={"Arn": arn, "AssumeRolePolicyDocument": document},
-    )
+    describing(refused, f"{ROLES}inf2-workshop-scheduler", failing)
     with pytest.raises(SessionError, match="There is no role"):
         refused.scheduler_role()
 
