@@ -166,8 +166,9 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "Neuron runtime",
-        r"\bnrt_init\b.{0,80}?(fail|error|unable)|ERROR +NRT:nrt_init|Failed to initialize devices, error"
-        r"|Unable to determine Neuron Driver version|requires Neuron Driver version",
+        r"\bnrt_init\b.{0,80}?(fail|error|unable)|ERROR +NRT:nrt_init"
+        r"|Failed to initialize devices, error|Unable to determine Neuron Driver version"
+        r"|requires Neuron Driver version",
         "The Neuron runtime did not start: the instance has no Neuron device, its driver does not "
         "fit the container, or another process holds the cores.",
         "Choose an ml.inf2 instance, set inference_ami_version as the recipes for vLLM do, or "
