@@ -32,7 +32,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from helpers import hub, settings
+from helpers import hub, settings, trust
 from helpers.clock import Clock
 from helpers.errors import RehearsalError, SessionError, SettingsError, WorkshopError
 from helpers.settings import Settings
@@ -323,8 +323,10 @@ def _checked_arn(given: str) -> str:
 
 
 def _trusts(role: Mapping[str, Any], service: str) -> bool:
-    """Whether a role's trust policy names a service."""
-    return f"{service}.amazonaws.com" in json.dumps(role["AssumeRolePolicyDocument"])
+    """Whether a role's trust policy lets a service assume it, as far as that is known here."""
+    known = {"aws:SourceAccount": [role["Arn"].split(":")[4]]}
+    document = role["AssumeRolePolicyDocument"]
+    return trust.trusts(document, f"{service}.amazonaws.com", known) is not False
 
 
 class _Boto(boto3.Session):

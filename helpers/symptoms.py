@@ -4,11 +4,13 @@ One table for whoever shows an error: a failed endpoint, a chat, a benchmark, an
 
 ```bash
 python -m helpers.symptoms "KeyError: 'content'"
+python -m helpers.symptoms --list
 ```
 """
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import pandas as pd
 
 from helpers import costs, hub
 
-_NOTES = "collected from issues and forums, sdk-and-aws.md of the project (2026-08)"
+_NOTES = "public issues and forum threads, collected for this workshop (2026-08)"
 _CONTRACTS = "helpers/contracts.py, read in the containers' sources (2026-08)"
 # What stands in a remedy when neither the text nor the caller says it.
 _UNSAID = {
@@ -81,6 +83,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "gated model",
         rf"Access to model .{{1,200}} is restricted|Cannot access gated repo|401 Client Error"
+        rf"|trying to access a gated repo"
         rf"|{_MODEL} is gated",
         "The model is gated and the container had no Hugging Face token.",
         "Check the token and its license: accept it at https://huggingface.co/{model_id} and set "
@@ -89,7 +92,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "cache miss",
-        r"No cached version found for |No compatible neuron config found",
+        r"No cached version found\b|No compatible neuron config found",
         "The Neuron cache holds no model compiled for this shape and container, and a cache miss "
         "never compiles: the container exits.",
         "Ask for a shape that is cached for this container: notebook 03 lists them, and "
@@ -162,6 +165,27 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _CONTRACTS,
     ),
     Symptom(
+        "Neuron runtime",
+        r"\bnrt_init\b.{0,80}?(fail|error|unable)|ERROR +NRT:nrt_init"
+        r"|Failed to initialize devices, error|Unable to determine Neuron Driver version"
+        r"|requires Neuron Driver version",
+        "The Neuron runtime did not start: the instance has no Neuron device, its driver does not "
+        "fit the container, or another process holds the cores.",
+        "Choose an ml.inf2 instance, set inference_ami_version as the recipes for vLLM do, or "
+        "delete the endpoint and deploy it again: that is another machine.",
+        "AWS Neuron, runtime troubleshooting (2026-11); the remedies for SageMaker are derived",
+    ),
+    Symptom(
+        "out of memory",
+        r"\bOut ?Of ?Memory(Error)?\b|\bOOM\b|OOMKilled|Failed to allocate \d|NRT_RESOURCE\b"
+        r"|Failed to alloc(ate)? DEVICE memory|status=4 message=.Allocation Failure",
+        "Weights and KV cache do not fit into the memory of the Neuron cores, or loading needs "
+        "more than the machine's own.",
+        "Choose a larger instance, a smaller batch or fewer tokens: preflight's check `memory` "
+        "says what is needed and what there is.",
+        "AWS Neuron, runtime troubleshooting; aws-neuron/transformers-neuronx issue 49 (2023-10)",
+    ),
+    Symptom(
         "disk full",
         r"\[Errno 28\]|No space left on device",
         "The weights do not fit on the disk: inf2 has none of its own, and TGI 0.0.22 and 0.0.23 "
@@ -198,7 +222,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "no capacity",
-        r"Insufficient ?Instance ?Capacity|insufficient capacity"
+        r"Insufficient ?(Instance ?)?Capacity"
         r"|Unable to provision requested ML compute capacity",
         "The region is out of {instance_type}.",
         "Try later or in another region; endpoint.bring_up does both when it is given attempts "
@@ -283,6 +307,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "Wait until it is InService or Failed; 08_clean_up waits for that.",
         "SageMaker's answer (2026-08)",
     ),
+    Symptom(
+        "kept by clean-up",
+        r"\bkept: ",
+        "Clean-up found it and left it on purpose: it cannot be told whose it is, what belongs to "
+        "it could not be deleted, or it guards what still bills.",
+        "Do what stands behind `kept:`, then run 08_clean_up again.",
+        "helpers/cleanup/deletion.py",
+    ),
     # --- what a chat or a benchmark meets
     Symptom(
         "empty delta",
@@ -316,6 +348,16 @@ SYMPTOMS: tuple[Symptom, ...] = (
         _CONTRACTS,
     ),
     Symptom(
+        "generation failed",
+        r"ModelError\W{0,3}(424|5\d\d)\b|\b(424|5\d\d)\W{0,3}ModelError"
+        r"|Received (client|server) error \((424|5\d\d)\)|Request failed during generation",
+        "The container took the request and failed at it: 424 is TGI's word for a model that broke "
+        "off, SageMaker calls whatever a container answers a ModelError.",
+        "Try once more, then read the container's log (endpoint.container_log): when it repeats, "
+        "deploy anew.",
+        "SageMaker's InvokeEndpoint, ModelError; TGI 2.0.2, router/src/server.rs (2026-08)",
+    ),
+    Symptom(
         "throttled",
         r"ThrottlingException|Rate exceeded|TooManyRequestsException|\bSlowDown\b",
         "Calls come faster than AWS takes them.",
@@ -325,7 +367,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "no endpoint",
         r"Endpoint \S{1,80} of account \d{12} not found|Could not find endpoint"
-        r"|There is no endpoint|has no endpoint in",
+        r"|There is no endpoint|has no endpoint\b",
         "No endpoint of that name is in service there.",
         "Run 03_deploy_endpoint, in the region and for the participant of this session.",
         "SageMaker's answer (2026-08)",
@@ -417,22 +459,44 @@ def _filled(symptom: Symptom, facts: dict[str, object]) -> Symptom:
 # --- Command line ---------------------------------------------------------------------------
 
 
+_UNKNOWN = (
+    "Not recognized. Paste the whole message, or the last lines of the container's log "
+    "(CloudWatch, /aws/sagemaker/Endpoints/NAME), instead of a part. `--list` shows what is known."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0 when the text was recognized, else 1."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.symptoms",
         description="Say what an error means and what to do.",
     )
     parser.add_argument("text", nargs="*", help="the error; left out: read from standard input")
+    parser.add_argument("--list", action="store_true", help="show what is known, and what it means")
     given = parser.parse_args(arguments)
+    if given.list:
+        for one in SYMPTOMS:
+            print(f"{one.name}: {_filled(one, {}).cause}")
+        return 0
+    if not given.text and sys.stdin.isatty():
+        print("Paste the error, then press Ctrl-D on a line of its own.", file=sys.stderr)
     found = recognize(" ".join(given.text) or sys.stdin.read())
     if found is None:
-        print("Not recognized: these are known.")
-        print("\n".join(f"  {one.name}" for one in SYMPTOMS))
+        print(_UNKNOWN)
         return 1
     print(f"{found.name}\n  means: {found.cause}\n  do:    {found.remedy}\n  from:  {found.source}")
     return 0
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a word, as it ends other commands
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

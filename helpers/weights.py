@@ -165,18 +165,13 @@ def copy(
     """
     place = _place(session, recipe, bucket)
     token = _token(hf_token, environ)
-    there = _there(session, place)
-    revision, files = _listed(recipe, token, environ)
-    total = sum(file.size for file in files)
-    session.say(
-        f"{recipe.model_id}: {len(files)} files, {_readable(total)}, to {place.uri}, "
-        f"${total / 1e9 * PRICE_GB_MONTH:.2f} a month until 08_clean_up deletes them."
-    )
-    tags = resources.tags(session, recipe.name)
-    source = _Source(recipe.model_id, revision, token, environ, session.clock.sleep)
     problem = ""
     try:
-        with source:
+        there = _there(session, place)
+        revision, files = _listed(recipe, token, environ)
+        _say_what(session, recipe, files, place)
+        tags = resources.tags(session, recipe.name)
+        with _Source(recipe.model_id, revision, token, environ, session.clock.sleep) as source:
             for file in files:
                 _copy_file(session, source, file, place, there, tags)
     except KeyboardInterrupt:
@@ -189,6 +184,18 @@ def copy(
         raise WeightsError(problem)
     session.say(f"All of {recipe.model_id} is there.")
     return place.uri
+
+
+def _say_what(session: Session, recipe: Recipe, files: Sequence[_File], place: _Place) -> None:
+    """Say how much it is, what it costs, and until when: clean-up looks into one bucket."""
+    total = sum(file.size for file in files)
+    until = "08_clean_up deletes them"
+    if place.bucket != session.bucket:
+        until = f"you delete them: 08_clean_up looks into {session.bucket} only"
+    session.say(
+        f"{recipe.model_id}: {len(files)} files, {_readable(total)}, to {place.uri}, "
+        f"${total / 1e9 * PRICE_GB_MONTH:.2f} a month until {until}."
+    )
 
 
 def _copy_file(
@@ -318,9 +325,14 @@ def _file(listed: Any) -> _File:
             f"The Hub lists a file {listed.rfilename[:80]!r}, which cannot lie in {FOLDER}: copy "
             "another revision of the model."
         )
-    if listed.lfs:
-        return _File(listed.rfilename, listed.lfs.size, listed.lfs.sha256, is_large=True)
-    return _File(listed.rfilename, listed.size, listed.blob_id, is_large=False)
+    large = listed.lfs
+    size, digest = (large.size, large.sha256) if large else (listed.size, listed.blob_id)
+    if type(size) is not int or size < 0 or not isinstance(digest, str):
+        raise WeightsError(
+            f"The Hub lists {listed.rfilename[:80]} without its size or digest, so that a copy "
+            "cannot be compared with it: try again later."
+        )
+    return _File(listed.rfilename, size, digest, is_large=bool(large))
 
 
 def _wanted(model_id: str, files: Sequence[_File]) -> list[_File]:
@@ -334,6 +346,10 @@ def _wanted(model_id: str, files: Sequence[_File]) -> list[_File]:
             "another model."
         )
     return sorted(wanted, key=lambda file: (file.path == _LAST, file.path))
+
+
+class _Busy(Exception):
+    """The Hub has no time for a request now; says what it answered."""
 
 
 class _Source:
@@ -379,16 +395,31 @@ class _Source:
 
         Raises:
             WeightsError: When the Hub does not hand it out.
+            _Busy: When it may do so later.
         """
         url = self._base + quote(file.path)
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         with self._client.stream("GET", url, headers=headers) as answer:
-            if answer.status_code != (206 if offset else 200):
+            status = answer.status_code
+            if status == 429 or status >= 500:
+                raise _Busy(f"the Hub answers {status}")
+            if status != (206 if offset else 200):
+                what = self._what_to_do(status, offset)
                 raise WeightsError(
-                    f"The Hub answers {answer.status_code} for {file.path} of {self._model_id}: "
-                    "check the token and its license, then copy again; what is there is skipped."
+                    f"The Hub answers {status} for {file.path} of {self._model_id}: {what}, then "
+                    "copy again; what is there is skipped."
                 )
             yield from answer.iter_raw(_CHUNK)
+
+    @staticmethod
+    def _what_to_do(status: int, offset: int) -> str:
+        if status in (401, 403):
+            return "check the token and its license"
+        if status == 200:
+            return f"it begins anew instead of going on at byte {offset}; try another network"
+        if status in (404, 410, 416):
+            return "the file has changed since it was listed; wait a moment"
+        return "look at https://status.huggingface.co and wait until it is well"
 
     def wait(self, attempt: int) -> None:
         """Wait before another attempt: 1, 2, 4, … s."""
@@ -429,6 +460,7 @@ class _Content:
 
     def _next(self) -> bytes:
         """The next bytes, none at the end."""
+        why = "broke off"
         for attempt in range(_PATIENCE):
             if attempt:
                 self._source.wait(attempt - 1)
@@ -437,17 +469,22 @@ class _Content:
                 chunk = next(self._chunks, b"")
             except httpx.HTTPError:  # holds the request, and with it the token: not kept
                 continue
+            except _Busy as error:
+                why = f"cannot be had, {error},"
+                continue
             if chunk:
                 self._read += len(chunk)
                 self._hash.update(chunk)
+                if self._read > self._file.size:  # whatever follows: it is another file
+                    self._check()
                 return chunk
             if self._read >= self._file.size:
                 self._check()
                 return b""
         raise WeightsError(
-            f"{self._file.path} broke off after {_readable(self._read)} of "
-            f"{_readable(self._file.size)}: check the network and copy again, what is there is "
-            "skipped."
+            f"{self._file.path} {why} after {_readable(self._read)} of "
+            f"{_readable(self._file.size)}: check the network, or wait, and copy again; what is "
+            "there is skipped."
         )
 
     def _check(self) -> None:
@@ -478,6 +515,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted: nothing was copied.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -9,9 +9,14 @@ import boto3
 import made_things as made
 import pytest
 import rehearsing
+from botocore.exceptions import (
+    EndpointConnectionError,
+    NoCredentialsError,
+    UnauthorizedSSOTokenError,
+)
 
 from helpers import models, preflight, recipes, session
-from helpers.errors import PreflightError
+from helpers.errors import PreflightError, SessionError
 from helpers.preflight import CHECKS, FAILED, NOT_CHECKED, OK, WARNING, Result
 from helpers.preflight import __main__ as command
 from helpers.rehearsal import launch
@@ -69,15 +74,42 @@ def test_everything_is_checked_in_seconds_and_passes(here):
     assert {one.check: one.state for one in results} == dict.fromkeys(CHECKS, OK)
     assert not any(one.remedy for one in results)
     assert TOKEN not in repr(results)
-    preflight.require(results)
+    assert preflight.require(results) == "Nothing known keeps it from coming up."
 
 
 def test_the_table_has_a_row_a_check(here):
     table = preflight.table(preflight.check(here, GUIDE, only=("quota", "shape")))
-    assert list(table.columns) == ["check", "result", "what to do"]
-    assert list(table["check"]) == ["quota", "shape"]
-    assert table["result"][0] == "ok: limit 20 of ml.inf2.48xlarge, 0 in use, 20 left"
-    assert preflight.table([]).empty
+    assert (table.index.name, *table.columns) == ("check", "result", "what to do")
+    assert list(table.index) == ["quota", "shape"]
+    assert table["result"]["quota"] == "ok: limit 20 of ml.inf2.48xlarge, 0 in use, 20 left"
+    assert preflight.table([]).empty and repr(preflight.table([]))
+
+
+def test_the_table_begins_on_the_left_with_what_is_not_ok(here):
+    table = here.table(preflight.table(results(OK, WARNING, NOT_CHECKED, FAILED)))
+    assert [one.partition(":")[0] for one in table["result"]] == [FAILED, NOT_CHECKED, WARNING, OK]
+    head, _, first, *rest = repr(table).splitlines()
+    assert head.startswith("rehearsal") and first.startswith("scheduler-role failed: scheduler-")
+    assert len({line.index("Mend") for line in (first, *rest[:2])}) == 1
+    assert (
+        len(
+            {
+                line.index(":") - len(state)
+                for line, state in zip(
+                    (first, *rest), (FAILED, NOT_CHECKED, WARNING, OK), strict=True
+                )
+            }
+        )
+        == 1
+    )
+    html = table._repr_html_()
+    assert "text-align: right" not in html
+    assert "tbody td {\n        text-align: left" in html
+    assert "<th>scheduler-role</th>" in html
+
+
+def test_nothing_in_a_row_that_is_ok_is_long(here):
+    assert max(len(one) for one in preflight.table(preflight.check(here, GUIDE))["result"]) < 105
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -103,8 +135,31 @@ def test_credentials_that_have_run_out_fail_and_what_needs_them_is_not_checked(h
     assert results["identity"].state == FAILED
     assert "have expired" in results["identity"].said
     assert "Sign in again" in results["identity"].remedy
-    assert {results[name].state for name in ("quota", "permissions")} == {NOT_CHECKED}
-    assert results["shape"].state == results["cache"].state == OK
+    states = {name: one.state for name, one in results.items()}
+    assert [name for name, state in states.items() if state == FAILED] == ["identity"]
+    open_ = [one for one in results.values() if one.state == NOT_CHECKED]
+    assert {one.check for one in open_} == {"role", "permissions", "scheduler-role", "quota"}
+    assert {one.remedy for one in open_} == {"Sign in first, as the check identity says."}
+    assert states["shape"] == states["cache"] == states["weights"] == OK
+
+
+def test_without_credentials_a_check_alone_says_to_sign_in(here):
+    with here.fault("expired-credentials"):
+        result = only(here, "scheduler-role")
+    assert (result.state, "iam/template.yaml" in result.remedy) == (NOT_CHECKED, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (NoCredentialsError(), FAILED),
+        (UnauthorizedSSOTokenError(), FAILED),
+        (EndpointConnectionError(endpoint_url="https://sts"), NOT_CHECKED),
+    ],
+)
+def test_no_credentials_are_told_from_no_network(here, refused, error, state):
+    rehearsing.fail_after(refused, "GetCallerIdentity", error, service="sts")
+    assert only(here, "identity").state == state
 
 
 @pytest.mark.parametrize(
@@ -121,6 +176,61 @@ def test_a_role_that_sagemaker_cannot_take_fails(here, role, said):
     assert result.state == FAILED
     assert said in result.said
     assert "iam/template.yaml" in result.remedy
+
+
+@pytest.mark.parametrize("given", ["foo", "a:b", "arn:aws:iam::123456789012:user/x"])
+def test_what_is_no_roles_arn_fails_and_breaks_no_other_check(here, given):
+    found = preflight.check(here, GUIDE, role=given, only=("role", "permissions"))
+    assert [one.state for one in found] == [FAILED, OK]
+    assert "is not the ARN of a role" in found[0].said
+
+
+SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
+
+
+def describing(here, arn, *statements):
+    """From now on IAM describes every role like this."""
+    document = json.dumps({"Statement": statements})
+
+    def change(parsed, **_):
+        parsed["Role"] = {"Arn": arn, "AssumeRolePolicyDocument": document}
+
+    rehearsing.after(here, "GetRole", change, service="iam")
+
+
+def trusting(action="sts:AssumeRole", effect="Allow", service=SAGEMAKER, **condition):
+    statement = {"Effect": effect, "Principal": {"Service": service}, "Action": action}
+    return statement | ({"Condition": condition} if condition else {})
+
+
+@pytest.mark.parametrize(
+    ("statements", "state"),
+    [
+        ([trusting("sts:Assume*")], OK),
+        ([trusting("sts:assumerole")], OK),
+        ([trusting(StringEquals={"aws:SourceAccount": "123456789012"})], OK),
+        ([trusting(StringEqualsIgnoreCase={"AWS:SourceAccount": ["1", "123456789012"]})], OK),
+        ([trusting(StringNotEquals={"aws:SourceAccount": "999999999999"})], OK),
+        ([trusting(ArnLike={"aws:SourceArn": "arn:aws:sagemaker:*:123456789012:*"})], OK),
+        ([trusting(StringEquals={"aws:SourceAccount": "999999999999"})], FAILED),
+        ([trusting(ArnLike={"aws:SourceArn": "arn:aws:sagemaker:eu-west-1:*"})], FAILED),
+        ([trusting(), trusting(effect="Deny")], FAILED),
+        ([trusting(), {"Effect": "Deny", "Principal": "*", "NotAction": "sts:TagSession"}], FAILED),
+        ([trusting("sts:TagSession")], FAILED),
+        ([trusting(StringEquals={"sts:ExternalId": "x"})], NOT_CHECKED),
+        ([trusting(), trusting(effect="Deny", Bool={"aws:SecureTransport": "false"})], NOT_CHECKED),
+        (
+            [trusting(), {"Effect": "Deny", "NotPrincipal": {"AWS": "x"}, "Action": "sts:*"}],
+            NOT_CHECKED,
+        ),
+    ],
+)
+def test_a_trust_policy_is_read_as_iam_reads_it(here, statements, state):
+    describing(here, f"{ROLES}inf2-workshop-execution", *statements)
+    try:
+        assert only(here, "role", role=f"{ROLES}inf2-workshop-execution").state == state
+    finally:
+        rehearsing.restore()
 
 
 def test_a_role_that_one_may_not_look_at_is_not_checked(here):
@@ -150,19 +260,101 @@ def test_without_a_role_for_the_scheduler_nothing_would_delete_the_endpoint(here
     assert "iam/template.yaml" in result.remedy
 
 
+@contextmanager
+def scheduler_role(here, name, *, trusts=SCHEDULER, may=None):
+    """A role of the account that deletes endpoints, or is to."""
+    iam = administrators_iam(here)
+    document = {"Version": "2012-10-17", "Statement": [trusting(service=trusts)]}
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(document))
+    if may:
+        statement = {"Effect": "Allow", "Action": may, "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_role_policy(RoleName=name, PolicyName="may", PolicyDocument=policy)
+    try:
+        yield with_scheduler_role(here, f"{ROLES}{name}")
+    finally:
+        if may:
+            iam.delete_role_policy(RoleName=name, PolicyName="may")
+        iam.delete_role(RoleName=name)
+
+
+def with_scheduler_role(here, arn):
+    return replace(here, settings=replace(here.settings, scheduler_role_arn=arn))
+
+
+def test_a_scheduler_role_without_rights_never_ends_anything_and_fails(here):
+    with scheduler_role(here, "inf2-workshop-norights") as powerless:
+        result = only(powerless, "scheduler-role")
+        assert (result.state, result.said) == (
+            FAILED,
+            "inf2-workshop-norights may not sagemaker:DeleteEndpoint",
+        )
+        assert "Attach iam/scheduler.json" in result.remedy
+        with pytest.raises(PreflightError, match="scheduler-role"):
+            preflight.require([result])
+
+
+@pytest.mark.parametrize(
+    ("may", "state"),
+    [
+        ("sagemaker:*", WARNING),  # it ends the endpoint, and not its scaling
+        ("sagemaker:DeleteModel", FAILED),
+        ("*", OK),
+    ],
+)
+def test_what_a_scheduler_role_may_is_simulated(here, may, state):
+    with scheduler_role(here, "inf2-workshop-some", may=may) as here_too:
+        assert only(here_too, "scheduler-role").state == state
+
+
+def test_a_scheduler_role_that_nobody_simulates_is_not_checked(here):
+    with denying(here, "inf2-workshop-participant", "iam:SimulatePrincipalPolicy"):
+        found = only(here, "scheduler-role")
+    assert found.state == WARNING
+    assert "only the name of a policy is known, inf2-workshop-scheduler" in found.said
+
+
+def test_a_scheduler_role_that_trusts_another_service_fails(here):
+    with scheduler_role(here, "inf2-workshop-other", trusts="lambda.amazonaws.com") as other:
+        assert only(other, "scheduler-role").said.endswith("does not trust scheduler.amazonaws.com")
+
+
+@pytest.mark.parametrize(
+    ("arn", "said"),
+    [
+        ("arn:aws:iam::210987654321:role/theirs", "belongs to another account"),
+        (f"{ROLES}inf2-workshop-gone", "there is no role inf2-workshop-gone"),
+    ],
+)
+def test_a_scheduler_role_that_is_not_there_fails(here, arn, said):
+    result = only(with_scheduler_role(here, arn), "scheduler-role")
+    assert (result.state, said in result.said) == (FAILED, True)
+
+
+def test_a_role_whose_condition_fails_is_not_taken_for_the_schedulers(here, refused):
+    failing = trusting(service=SCHEDULER, StringEquals={"aws:SourceAccount": "999999999999"})
+    describing(refused, f"{ROLES}inf2-workshop-scheduler", failing)
+    with pytest.raises(SessionError, match="There is no role"):
+        refused.scheduler_role()
+
+
 # --- what one may
 
 
-@contextmanager
-def denying(here, role, *actions):
-    """A role of the account has a policy more, which denies something."""
+def administrators_iam(here):
     keys = launch.credentials("admin")
-    admin = boto3.client(
+    return boto3.client(
         "iam",
         region_name="us-east-1",
         endpoint_url=here.boto.endpoint_url,
         **{name.lower(): value for name, value in keys.items()},
     )
+
+
+@contextmanager
+def denying(here, role, *actions):
+    """A role of the account has a policy more, which denies something."""
+    admin = administrators_iam(here)
     statement = {"Effect": "Deny", "Action": list(actions), "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     admin.put_role_policy(RoleName=role, PolicyName="denied", PolicyDocument=document)
@@ -174,8 +366,8 @@ def denying(here, role, *actions):
 
 def test_the_rights_of_participant_and_role_are_simulated(here):
     assert only(here, "permissions").said == (
-        "you may do what iam/participant.json lists (simulated); inf2-workshop-execution may do "
-        "what iam/execution.json lists (simulated)"
+        "you may do all of iam/participant.json; inf2-workshop-execution may do all of "
+        "iam/execution.json"
     )
 
 
@@ -330,6 +522,8 @@ def test_the_price_is_of_all_instances_and_says_where_it_comes_from(here, refuse
 def test_further_regions_are_checked_for_what_a_region_has_and_only_warn(here):
     vllm = recipes.get("llama-3.3-70b-vllm")
     results = preflight.check(here, vllm, regions=["us-east-1", "eu-north-1"])
+    one = preflight.check(here, vllm, regions="eu-north-1", only="quota")
+    assert [result.check for result in one] == ["quota", "quota eu-north-1"]  # no letters
     further = {one.check: one.state for one in results[len(CHECKS) :]}
     assert further == {
         "container eu-north-1": WARNING,
@@ -375,6 +569,59 @@ def test_an_open_model_and_weights_in_s3_need_no_token(here, monkeypatch):
     assert only(here, "token", replace(GUIDE, gated=False)).state == OK
     given = only(here, "license", weights="s3://bucket/weights/")
     assert given.said == "not needed: the weights come from s3://bucket/weights/"
+
+
+@pytest.fixture
+def bucket(here):
+    """The workshop's, with a finished copy of the small model."""
+    folder = f"inf2-workshop/x/weights/{SMALL.model_id}/"
+    here.client("s3").put_object(Bucket=here.bucket, Key=f"{folder}config.json", Body=b"{}")
+    return f"s3://{here.bucket}/{folder}"
+
+
+def test_weights_that_lie_in_the_bucket_pass(here, bucket):
+    result = only(here, "weights", SMALL, weights=bucket)
+    assert (result.state, result.said) == (OK, f"a model lies at {bucket}")
+    other = only(here, "weights", GUIDE, weights=bucket)
+    assert (other.state, "Meta-Llama-3-8B-Instruct lies at" in other.said) == (WARNING, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "'nonsense' is no S3 prefix"),
+        ("s3://bucket/no/slash", "is no S3 prefix"),
+        ("s3:///", "is no S3 prefix"),
+        (5, "5 is no S3 prefix"),
+        ("", "'' is no S3 prefix"),
+        ("s3://nope-x/y/", "inf2-workshop-execution may not read s3://nope-x/y/"),
+        ("s3://inf2-workshop-nope/inf2-workshop/y/", "there is no bucket inf2-workshop-nope"),
+        (
+            "s3://inf2-workshop-123456789012-us-east-1/inf2-workshop/y/",
+            "config.json is missing",
+        ),
+    ],
+)
+def test_weights_that_no_container_can_load_fail(here, address, said):
+    result = only(here, "weights", weights=address)
+    assert (result.state, said in result.said) == (FAILED, True)
+
+
+def test_weights_in_another_region_fail(here, refused, bucket):
+    def elsewhere(parsed, **_):
+        parsed["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"] = "eu-west-1"
+
+    rehearsing.after(refused, "ListObjectsV2", elsewhere, service="s3")
+    assert "is in eu-west-1" in only(refused, "weights", weights=bucket).said
+
+
+def test_weights_of_which_nothing_can_be_asked_are_not_checked(here, refused, bucket):
+    rehearsing.refuse(refused, "ListObjectsV2", "AccessDenied", "no", status=403, service="s3")
+    assert only(refused, "weights", SMALL, weights=bucket).state == NOT_CHECKED
+    rehearsing.restore()
+    with denying(here, "inf2-workshop-participant", "iam:SimulatePrincipalPolicy"):
+        assert only(here, "weights", SMALL, weights=bucket).state == NOT_CHECKED
+    assert only(here, "weights", SMALL, weights=bucket, role="foo").state == NOT_CHECKED
 
 
 def test_a_model_that_does_not_exist_fails(here):
@@ -488,7 +735,11 @@ def test_a_broken_recipe_fails_at_its_check_and_says_what_to_do(here, name, reci
             replace(recipes.get("llama-3.3-70b-vllm"), inference_ami_version=None),
             "al2-ami-sagemaker-inference-neuron-2",
         ),
-        ("cache", recipes.get("llama-3-70b-tgi-0.0.28"), "container's log"),
+        (
+            "cache",
+            recipes.get("llama-3-70b-tgi-0.0.28"),
+            "Be ready to read the container's log: it says so when the shape is not cached.",
+        ),
         ("shape", recipes.get("llama-3-70b", MAX_BATCH_SIZE=2), "Set MAX_BATCH_SIZE to 4."),
         ("memory", recipes.get("llama-3-8b", HF_BATCH_SIZE=30, MAX_BATCH_SIZE=30), "Leave a tenth"),
         ("memory", recipes.get("llama-3-70b", HF_MODEL_ID="a/b-7b"), "config.json"),
@@ -524,7 +775,22 @@ def test_every_failed_check_is_named_with_what_to_do():
 
 
 def test_warnings_and_what_was_not_checked_stop_nothing():
-    preflight.require(results(OK, WARNING, NOT_CHECKED))
+    assert preflight.require(results(OK, WARNING, NOT_CHECKED)) == (
+        "Nothing known keeps it from coming up; not checked: permissions."
+    )
+
+
+def test_what_is_overridden_is_said(here):
+    assert preflight.require(results(OK, FAILED, FAILED), override=CHECKS) == (
+        "Overridden: role, which says role is failed; permissions, which says permissions is "
+        "failed. Nothing else known keeps it from coming up."
+    )
+
+
+@pytest.mark.parametrize("count", [0, -3, "2", None, 1.5, float("nan"), True])
+def test_a_number_of_instances_that_is_none_is_refused_before_anybody_is_asked(count):
+    with pytest.raises(PreflightError, match="whole number, not|1 instance or more, not"):
+        preflight.check(None, GUIDE, instance_count=count)
 
 
 def test_a_failure_is_overridden_by_its_name_and_others_still_stop():
@@ -600,6 +866,15 @@ def test_the_command_ends_with_1_when_something_failed(here, capsys):
     assert "container (huggingface-vllm-neuronx 0.4.4 is not" in capsys.readouterr().err
     assert command.main([*arguments, "--override", "container"]) == 0
     assert command.main(["--only", "nothing"]) == 1
+
+
+def test_ctrl_c_ends_the_command_with_a_sentence(here, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "check", interrupt)
+    assert command.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted: checking has changed nothing.\n"
 
 
 # --- endpoints to count

@@ -90,8 +90,9 @@ def test_as_many_as_there_are_changes_nothing(session, served, capsys):
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "2", None])
 def test_a_number_that_is_none_is_refused_before_anybody_is_asked(number):
-    said = refused(scaling.replicas, None, None, number)
-    assert said.startswith("An endpoint has one replica or more, not ")
+    for call in (scaling.replicas, scaling.wait):
+        said = refused(call, None, None, number)
+        assert said.startswith("An endpoint has one replica or more, not ")
 
 
 def test_an_endpoint_that_is_being_changed_is_refused_and_says_to_what(session, served):
@@ -198,6 +199,37 @@ def test_waiting_ends_and_says_what_is_there(session, served):
     said = refused(scaling.wait, session, served, 2, timeout_s=60)
     assert said.startswith("Still 1 replica after 1 min, not 2.")
     assert "is InService with 1 replica" in said
+    assert "untrack" not in said  # there is no policy
+
+
+def test_a_wait_in_vain_under_a_policy_says_how_to_end_it(session, served):
+    track(session, served, maximum=3)
+    said = refused(scaling.wait, session, served, 3, timeout_s=60)
+    assert said.endswith(
+        "Its scaling policy goes on and may have up to 3 replicas: scaling.untrack takes it away."
+    )
+    rehearsing.refuse(
+        session,
+        "DescribeScalableTargets",
+        "AccessDeniedException",
+        "no",
+        service="application-autoscaling",
+    )
+    said = refused(scaling.wait, session, served, 3, timeout_s=60)
+    assert said.endswith("If it has a scaling policy, scaling.untrack takes it away.")
+
+
+@pytest.mark.parametrize(
+    ("users", "maximum", "count"), [(8, 2, 2), (8, 3, 2), (9, 3, 3), (40, 3, 3), (1, 3, 1)]
+)
+def test_a_load_asks_for_no_more_replicas_than_it_fills(users, maximum, count):
+    told = scaling.Tracking(1, maximum, 4, 300, 300, "arn")
+    assert told.replicas_for(users) == count
+
+
+def test_without_a_policy_no_load_asks_for_replicas():
+    told = scaling.Tracking(1, 2, None, None, None, "arn")
+    assert "scaling.track makes one" in refused(told.replicas_for, 8)
 
 
 def test_an_endpoint_that_is_being_deleted_gets_no_replicas(session, served):
@@ -298,6 +330,8 @@ def test_an_endpoint_of_no_recipe_has_a_target_without_that_tag(session, served)
         ({"concurrent_per_replica": 0}, "concurrent_per_replica is more than 0"),
         ({"concurrent_per_replica": float("nan")}, "concurrent_per_replica is more than 0"),
         ({"concurrent_per_replica": float("inf")}, "concurrent_per_replica is more than 0"),
+        ({"concurrent_per_replica": 10**400}, "less than 2^360, not a number as large as that"),
+        ({"concurrent_per_replica": 10**5000}, "less than 2^360, not a number as large as that"),
         ({"concurrent_per_replica": "4"}, "concurrent_per_replica is a number"),
         ({"scale_in_cooldown_s": -1}, "scale_in_cooldown_s is a whole number"),
         ({"scale_out_cooldown_s": 0.5}, "scale_out_cooldown_s is a whole number"),
@@ -422,7 +456,8 @@ def test_a_number_outside_the_bounds_is_changed_at_once_and_that_is_said(session
 
 
 def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
-    track(session, served, maximum=2, concurrent_per_replica=1)
+    # The maximum is more than two users fill: who waits for it waits in vain.
+    told = track(session, served, maximum=3, concurrent_per_replica=1)
     assert scaling.activities(session, served).empty
     users = [Thread(target=ask, args=(session, served.name)) for _ in range(2)]
     for user in users:
@@ -432,7 +467,7 @@ def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
     assert (begun["result"], begun["ended"], begun["minutes"]) == ("InProgress", "", "")
     assert begun["why"] == "requests at a time above the target"
     assert begun["target"] == "rehearsal"
-    assert scaling.wait(session, served, 2).instance_count == 2
+    assert scaling.wait(session, served, told.replicas_for(2)).instance_count == 2
     for user in users:
         user.join()
     assert scaling.wait(session, served, 1).instance_count == 1
@@ -529,7 +564,7 @@ def test_a_short_run_is_one_stretch_and_an_idle_one_has_no_wait(tmp_path):
 
 def test_a_run_over_time_needs_answers_and_a_stretch(tmp_path):
     good = run(tmp_path)
-    for minutes in (0, -1, float("nan"), float("inf")):
+    for minutes in (0, -1, float("nan"), float("inf"), "5", None):
         with pytest.raises(ResultsError, match="more than 0"):
             scaling.over_time(good, every_min=minutes)
     failed = [made_runs.record(n, tokens=0, error="ModelError") for n in range(4)]

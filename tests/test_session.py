@@ -24,7 +24,15 @@ from helpers.rehearsal import launch
 from helpers.session import open_session, reason
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/service-role/execution"
-TRUST = {"Statement": [{"Principal": {"Service": "sagemaker.amazonaws.com"}}]}
+TRUST = {
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "sagemaker.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ]
+}
 
 
 @pytest.fixture(scope="module")
@@ -346,9 +354,9 @@ def test_an_iam_user_is_asked_for_a_role(on_aws):
 
 
 def create_role(session, name, *services):
-    trust = {
-        "Statement": [{"Principal": {"Service": [f"{one}.amazonaws.com" for one in services]}}]
-    }
+    principal = {"Service": [f"{one}.amazonaws.com" for one in services]}
+    statement = {"Effect": "Allow", "Principal": principal, "Action": "sts:AssumeRole"}
+    trust = {"Statement": [statement]}
     return session.client("iam").create_role(
         RoleName=name, AssumeRolePolicyDocument=json.dumps(trust)
     )["Role"]["Arn"]

@@ -362,6 +362,23 @@ def test_the_hubs_refusals_are_told_apart(token, symptom):
         ("ThrottlingException: Rate exceeded", "throttled"),
         ("Endpoint x of account 123456789012 not found.", "no endpoint"),
         ("time to first token 5505.33 ms", "late first token"),
+        ("Participant anna has no endpoint", "no endpoint"),
+        ("OSError: You are trying to access a gated repo.", "gated model"),
+        ("No cached version found for meta-llama/Meta-Lla", "cache miss"),
+        ("No cached version found", "cache miss"),
+        ("InsufficientCapacity", "no capacity"),
+        ("nrt_init failed. Status = 1", "Neuron runtime"),
+        ("ERROR NRT:nrt_init Unable to determine Neuron Driver version.", "Neuron runtime"),
+        ("OutOfMemory", "out of memory"),
+        ("torch.OutOfMemoryError: no", "out of memory"),
+        ("ERROR TDRV:dmem_alloc_internal Failed to alloc DEVICE memory: 13743184", "out of memory"),
+        ("ModelError 424", "generation failed"),
+        ('Received client error (424) from primary with message "x"', "generation failed"),
+        ("Received server error (500) from primary and could not load", "generation failed"),
+        ('ModelError: Received client error (429) with message "full"', "overloaded"),
+        ("weights folder x: kept: not confirmed.", "kept by clean-up"),
+        ("ModelError: `inputs` must have less than 4000 tokens. Given: 512", None),
+        ("INFO NRT:nrt_init started, nothing was kept", None),
         ("time to first token 505.33 ms, 24.0 s in all", None),
         ("first token after 2.9 s", None),
         ("all is well", None),
@@ -427,7 +444,8 @@ def test_long_hostile_logs_are_read_quickly(pattern, data):
     ("text", "status", "said"),
     [
         (["KeyError:", "'content'"], 0, "empty delta\n  means: The last chunks"),
-        (["never heard of it"], 1, "Not recognized: these are known.\n  license"),
+        (["never heard of it"], 1, "Not recognized. Paste the whole message, or the last"),
+        (["--list"], 0, "license not accepted: The token's owner has not accepted"),
     ],
 )
 def test_the_command_line_takes_what_is_pasted(capsys, text, status, said):
@@ -442,3 +460,47 @@ def test_the_command_line_reads_a_log_from_its_input():
         command, input=log, capture_output=True, text=True, cwd=rehearsing.ROOT, timeout=20
     )
     assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, "no model named")
+
+
+def test_the_answer_to_what_nobody_knows_is_short(capsys):
+    symptoms.main(["never heard of it"])
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_sources_are_such_as_a_reader_can_find():
+    for one in symptoms.SYMPTOMS:
+        for file in re.findall(r"helpers/[\w/.]+\w", one.source):
+            assert (rehearsing.ROOT / file).is_file()
+        assert ".md" not in one.source
+
+
+@pytest.mark.parametrize("option", [["--list"], []])
+def test_a_reader_that_stops_listening_is_no_error(option):
+    # What it writes fits into no pipe's end that is closed already.
+    command = [sys.executable, "-m", "helpers.symptoms", *option]
+    ran = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=rehearsing.ROOT,
+    )
+    ran.stdout.close()
+    _, said = ran.communicate(b"HF_MODEL_ID must be set", timeout=20)
+    assert said == b""
+
+
+def test_ctrl_c_while_it_waits_for_the_error_ends_with_a_word(capsys, monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+        def read(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    assert symptoms.main([]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "Paste the error, then press Ctrl-D on a line of its own.",
+        "Interrupted.",
+    ]

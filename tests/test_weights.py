@@ -140,6 +140,22 @@ def test_an_interrupted_copy_goes_on_where_it_was(session, request):
     assert weights.copy(session, RECIPE, hf_token=TOKEN) == weights.find(session, RECIPE)
 
 
+def test_an_interrupt_while_looking_is_one_sentence_too(session):
+    rehearsing.fail_after(session, "ListObjectsV2", KeyboardInterrupt(), service="s3")
+    with pytest.raises(WeightsError, match="Interrupted: copy again"):
+        weights.copy(session, RECIPE, hf_token=TOKEN)
+
+
+def test_it_is_said_that_clean_up_does_not_look_into_another_bucket(session, admin, capsys):
+    if "inf2-workshop-own" not in {one["Name"] for one in admin.list_buckets()["Buckets"]}:
+        admin.create_bucket(Bucket="inf2-workshop-own")
+    weights.copy(session, RECIPE, hf_token=TOKEN, bucket="inf2-workshop-own")
+    assert (
+        f"a month until you delete them: 08_clean_up looks into {session.bucket} only."
+        in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "gated", "words"),
     [
@@ -377,15 +393,30 @@ def forbidden(hub, handler, content):
     hub.send(handler, 403, b"no")
 
 
+def busy(hub, handler, content):
+    hub.send(handler, 503, b"later")
+
+
+def gone(hub, handler, content):
+    hub.send(handler, 404, b"no")
+
+
+def odd(hub, handler, content):
+    hub.send(handler, 418, b"?")
+
+
 @pytest.mark.parametrize(
     ("trouble", "words", "size"),
     [
         (other_bytes, "is not what the Hub lists", 300),
         (other_bytes, "is not what the Hub lists", 80_000),  # in parts
-        (too_few, "The Hub answers 200 for model.safetensors", 300),  # asked to go on, begins anew
         (too_many, "is not what the Hub lists", 300),
         (no_more, "broke off after 0.00 kB of 20.48 MB", 80_000),
         (forbidden, "The Hub answers 403 for model.safetensors of o/open: check the token", 300),
+        (too_few, "begins anew instead of going on at byte 76795; try another network", 300),
+        (busy, "cannot be had, the Hub answers 503, after 0.00 kB of 76.80 kB", 300),
+        (gone, "answers 404 .* the file has changed since it was listed", 300),
+        (odd, "answers 418 .* look at https://status.huggingface.co", 300),
     ],
 )
 def test_a_file_that_is_not_the_hubs_never_becomes_an_object(
@@ -399,6 +430,55 @@ def test_a_file_that_is_not_the_hubs_never_becomes_an_object(
     assert TOKEN not in repr(seen.value) and seen.value.__context__ is None
     uploads = admin.list_multipart_uploads(Bucket=session.bucket)
     assert not uploads.get("Uploads")  # nothing half done goes on costing
+
+
+def test_content_without_an_end_is_read_to_the_size_that_is_listed(session, hub):
+    sent = []
+
+    def endless(handler, content):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        try:
+            for _ in range(400):  # MiB
+                handler.wfile.write(bytes(2**20))
+                sent.append(1)
+        except OSError:  # nobody listens any more
+            pass
+
+    hub.files["model.safetensors"] = b"short"
+    hub.trouble["model.safetensors"] = endless
+    with serving(hub) as environ, pytest.raises(WeightsError, match="is not what the Hub lists"):
+        weights.copy(session, OPEN, environ=environ)
+    assert len(sent) < 100
+    assert objects(session, OPEN) == {}
+
+
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(session, hub):
+    turns = count()
+
+    def once(handler, content):
+        status = 503 if next(turns) == 0 else 200
+        hub.send(handler, status, content if status == 200 else b"")
+
+    hub.trouble["config.json"] = once
+    with serving(hub) as environ:
+        weights.copy(session, OPEN, environ=environ)
+    assert objects(session, OPEN)["config.json"]["Body"] == b"{}"
+
+
+@pytest.mark.parametrize("spoiled", [{"size": None}, {"blobId": None}, {"size": -1}])
+def test_a_file_that_is_listed_without_its_size_is_refused(session, hub, monkeypatch, spoiled):
+    def siblings(*given, **options):
+        listed = real(*given, **options)
+        one = next(one for one in listed if one["rfilename"] == "config.json")
+        one.update(spoiled)
+        return listed
+
+    real = repository.siblings
+    monkeypatch.setattr(repository, "siblings", siblings)
+    with serving(hub) as environ, pytest.raises(WeightsError, match="config.json without its size"):
+        weights.copy(session, OPEN, environ=environ)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +527,15 @@ def test_the_command_line_prints_the_address_last(shared, capsys):
 def test_the_command_line_says_what_is_wrong_in_a_sentence(shared, capsys):
     assert weights.main(["--recipe", "llama-3-8b", "--bucket", "inf2-workshop-nobodys"]) == 1
     assert "There is no bucket inf2-workshop-nobodys" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_command_with_a_sentence(capsys, monkeypatch):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "open_session", interrupt)
+    assert weights.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted: nothing was copied.\n"
 
 
 def test_its_errors_are_the_workshops():

@@ -12,8 +12,9 @@ import pandas as pd
 
 from helpers import deadline
 from helpers.errors import PreflightError
-from helpers.preflight import account, configuration, region, rights
+from helpers.preflight import account, configuration, region, rights, stored
 from helpers.preflight.asked import FAILED, GO_ON, NOT_CHECKED, OK, WARNING, Asked, Result
+from helpers.preflight.shown import Left
 from helpers.recipes import Recipe
 from helpers.session import Session, reason
 
@@ -43,6 +44,7 @@ _GROUPS: dict[str, Callable[[Asked], list[Result]]] = {
     "prices": region.instance_and_price,
     "quota": region.quota,
     "hub": account.token_and_license,
+    "weights": stored.stored_weights,
     "contract": configuration.contract,
     "cache": configuration.cache,
     "shape": configuration.shape,
@@ -54,6 +56,8 @@ _NAMES = {group: (group,) for group in _GROUPS} | {
     "prices": ("instance", "price"),
     "hub": ("token", "license"),
 }
+# Of those that ask AWS as somebody: what they find when nobody is known is nothing.
+_SIGNED = ("role", "permissions", "scheduler-role", "quota", "weights")
 _REGIONAL = ("container", "prices", "quota")
 _IN_REGIONS = ("container", "instance", "quota")
 
@@ -67,6 +71,7 @@ CHECKS = {
     "quota": "how many machines are allowed, used and left",
     "token": "the Hugging Face token is one",
     "license": "its owner may download the model",
+    "weights": "weights in S3 are there and may be read",
     "contract": "the container takes the environment",
     "cache": "the shape has been compiled",
     "shape": "prompt and answer fit into a slot",
@@ -105,43 +110,62 @@ def check(
         One result a check, in the order of `CHECKS`, further regions last.
 
     Raises:
-        PreflightError: When there is no check of a name.
+        PreflightError: When there is no check of a name, or no number of instances.
     """
     wanted = _known(CHECKS if only is None else only)
+    if not isinstance(instance_count, int) or isinstance(instance_count, bool):
+        raise PreflightError(f"instance_count is a whole number, not {instance_count!r}.")
+    if instance_count < 1:
+        raise PreflightError(
+            f"An endpoint has 1 instance or more, not {instance_count}: to pay for none, deploy "
+            "nothing."
+        )
     asked = Asked(session, recipe, role, hf_token, instance_count, weights)
     asked.prepare()
     tasks = {group: _Task(asked, group) for group in _GROUPS}
+    regions = [regions] if isinstance(regions, str) else regions
     for further in dict.fromkeys(regions or ()):
         if further != session.region:
             tasks |= {f"{group} {further}": _Task(asked, group, further) for group in _REGIONAL}
     tasks = {name: task for name, task in tasks.items() if task.checks(wanted)}
-    found = deadline.together(tasks, limit_s=LIMIT_S)
+    signed = any(task.group in _SIGNED for task in tasks.values())
+    asking = ({"identity": _Task(asked, "identity")} if signed else {}) | tasks
+    found = deadline.together(asking, limit_s=LIMIT_S)
     results = [one for name, task in tasks.items() for one in task.results(found[name], wanted)]
+    if signed and _is_unknown(found["identity"]):
+        results = [_unsigned(one) for one in results]
     order = list(CHECKS)
     return sorted(results, key=lambda one: (" " in one.check, order.index(one.check.split()[0])))
 
 
 def table(results: Iterable[Result]) -> pd.DataFrame:
-    """The results as a table: check, result, what to do."""
-    rows = [(one.check, f"{one.state}: {one.said}", one.remedy) for one in results]
-    return pd.DataFrame(rows, columns=["check", "result", "what to do"])
+    """The results by check, with what to do; what is not ok stands first."""
+    order = (FAILED, NOT_CHECKED, WARNING, OK)
+    rows = [
+        (one.check, f"{one.state}: {one.said}", one.remedy)
+        for one in sorted(results, key=lambda one: order.index(one.state))
+    ]
+    return Left(rows, columns=["check", "result", "what to do"]).set_index("check")
 
 
-def require(results: Iterable[Result], *, override: str | Collection[str] = ()) -> None:
+def require(results: Iterable[Result], *, override: str | Collection[str] = ()) -> str:
     """Stop when a check has failed that nobody overrides; the rest lets a deployment happen.
 
     Args:
         results: What `check` returned.
         override: Names of checks that may fail.
 
+    Returns:
+        A sentence or two: what is overridden, what was not checked, and that nothing else is known.
+
     Raises:
         PreflightError: Names every failed check, what it found and what to do; or a name that is
             none of a check.
     """
-    allowed = _known(override)
+    allowed, results = _known(override), list(results)
     failed = [one for one in results if one.state == FAILED and one.check not in allowed]
     if not failed:
-        return
+        return _what_is_known(results)
     problems = "; ".join(
         f"{one.check} ({one.said}): {one.remedy.rstrip('.') or 'see the table'}" for one in failed
     )
@@ -150,6 +174,16 @@ def require(results: Iterable[Result], *, override: str | Collection[str] = ()) 
         f"{count} failed, so nothing was deployed: {problems}; or deploy all the same with "
         f"override={[one.check for one in failed]}."
     )
+
+
+def _what_is_known(results: Iterable[Result]) -> str:
+    """What a deployment may meet although nothing stops it."""
+    overridden = [f"{one.check}, which says {one.said}" for one in results if one.state == FAILED]
+    open_ = [one.check for one in results if one.state == NOT_CHECKED]
+    else_ = " else" if overridden else ""
+    first = f"Overridden: {'; '.join(overridden)}. " if overridden else ""
+    behind = f"; not checked: {', '.join(open_)}" if open_ else ""
+    return f"{first}Nothing{else_} known keeps it from coming up{behind}."
 
 
 def _known(names: str | Iterable[str]) -> list[str]:
@@ -192,6 +226,19 @@ class _Task:
             for one in answer
             if one.check in self.checks(wanted)
         ]
+
+
+def _is_unknown(identity: list[Result] | Exception) -> bool:
+    """Whether AWS does not know who asks."""
+    return not isinstance(identity, Exception) and identity[0].state == FAILED
+
+
+def _unsigned(result: Result) -> Result:
+    """What a check has found by asking AWS as nobody: nothing, unless it had no need to ask."""
+    if result.check.split()[0] not in _SIGNED or result.state == OK:
+        return result
+    said = "AWS does not know who asks"
+    return Result(result.check, NOT_CHECKED, said, "Sign in first, as the check identity says.")
 
 
 def _not_checked(name: str, error: Exception, asked: Asked) -> Result:

@@ -37,11 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             regions=chosen.or_region,
             only=chosen.only,
         )
-        print(session.table(table(results)).to_string())
-        require(results, override=chosen.override)
+        print(session.table(table(results)))
+        session.say(require(results, override=chosen.override))
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted: checking has changed nothing.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -2,23 +2,26 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-from helpers import hub
+from helpers import hub, resources
 from helpers.errors import SessionError
 from helpers.preflight import rights
 from helpers.preflight.asked import FAILED, GO_ON, NOT_CHECKED, OK, WARNING, Asked, Result
 from helpers.session import reason
 
-_SAGEMAKER = "sagemaker.amazonaws.com"
+_SAGEMAKER, _SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
 
 
 def identity(asked: Asked) -> list[Result]:
     """Whether the keys are any good, and not the root user's."""
     try:
         arn = asked.client("sts").get_caller_identity()["Arn"]
-    except ClientError as error:
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ConnectionError | HTTPClientError):
+            raise  # nobody has looked at the keys
         return [
             Result(
                 "identity",
@@ -53,29 +56,39 @@ def role(asked: Asked) -> list[Result]:
                 "notebook 01.",
             )
         ]
-    problem = rights.problem_of_role(
-        asked.client("iam"),
-        arn,
-        account=asked.session.account,
-        service=_SAGEMAKER,
-    )
-    if not problem:
-        return [Result("role", OK, f"{arn} trusts SageMaker")]
+    partition = arn.split(":")[1]
+    # The star is a character of aws:SourceArn: SageMaker developer guide, "Cross-service confused
+    # deputy prevention".
+    source = f"arn:{partition}:sagemaker:{asked.session.region}:{asked.session.account}:*"
     remedy = "Deploy iam/template.yaml, which makes inf2-workshop-execution, or give the ARN of "
     remedy += f"another role of this account that trusts {_SAGEMAKER} in ROLE_ARN."
-    return [Result("role", FAILED, problem, remedy)]
+    bad = _untrusting(asked, "role", arn, _SAGEMAKER, source, remedy)
+    return [bad or Result("role", OK, f"{arn} trusts SageMaker")]
+
+
+def _untrusting(
+    asked: Asked, check: str, arn: str, service: str, source: str, remedy: str
+) -> Result | None:
+    """What keeps a service from acting under a role, None when nothing does."""
+    try:
+        problem = rights.problem_of_role(
+            asked.client("iam"),
+            arn,
+            account=asked.session.account,
+            service=service,
+            sources=[source],
+        )
+    except rights.UnknownTrust as error:
+        remedy = f"Compare the conditions of its trust policy with iam/template.yaml. {GO_ON}"
+        return Result(check, NOT_CHECKED, str(error), remedy)
+    return Result(check, FAILED, problem, remedy) if problem else None
 
 
 def permissions(asked: Asked) -> list[Result]:
     """Of whoever deploys and of the role under which the container runs, in one row."""
     role, scheduler = _or_none(lambda: asked.role), _or_none(asked.session.scheduler_role)
-    passed = {_SAGEMAKER: role, "scheduler.amazonaws.com": scheduler}
-    place = rights.Place(
-        asked.session,
-        asked.endpoint_name,
-        asked.recipe.instance_type,
-        {service: arn for service, arn in passed.items() if arn},
-    )
+    passed = {_SAGEMAKER: role, _SCHEDULER: scheduler}
+    place = _place(asked, {service: arn for service, arn in passed.items() if arn})
     rows = [_rights(asked, place, rights.PARTICIPANT, asked.session.identity, "you")]
     if role:
         rows.append(_rights(asked, place, rights.EXECUTION, role, role.rpartition("/")[2]))
@@ -83,6 +96,10 @@ def permissions(asked: Asked) -> list[Result]:
     said = "; ".join(one.said for one in rows)
     remedies = dict.fromkeys(one.remedy for one in rows if one.remedy)
     return [Result("permissions", worst, said, " ".join(remedies))]
+
+
+def _place(asked: Asked, passed: dict[str, str]) -> rights.Place:
+    return rights.Place(asked.session, asked.endpoint_name, asked.recipe.instance_type, passed)
 
 
 def _rights(asked: Asked, place: rights.Place, kind: str, arn: str, who: str) -> Result:
@@ -100,10 +117,11 @@ def _rights(asked: Asked, place: rights.Place, kind: str, arn: str, who: str) ->
             said = f"{who} may not {', '.join(found.needed)}"
             return Result("permissions", FAILED, said, f"{attach} (iam/README.md says how).")
         if found.later:
-            said = f"{who} may deploy, and may not {', '.join(found.later)}"
+            first = "delete the endpoint" if kind == rights.SCHEDULER else "deploy"
+            said = f"{who} may {first}, and may not {', '.join(found.later)}"
             remedy = f"{attach} for what comes later (iam/README.md says what each is for)."
             return Result("permissions", WARNING, said, remedy)
-        return Result("permissions", OK, f"{who} may do what iam/{kind}.json lists (simulated)")
+        return Result("permissions", OK, f"{who} may do all of iam/{kind}.json")
     name = rights.enough_by_name(iam, principal, kind)
     if name:
         said = f"of {who} only the name of a policy is known, {name}: {simulated}"
@@ -127,7 +145,18 @@ def scheduler_role(asked: Asked) -> list[Result]:
                 "deletes the endpoint when its time is up.",
             )
         ]
-    return [Result("scheduler-role", OK, f"{arn} deletes the endpoint when its time is up")]
+    source = f"arn:{arn.split(':')[1]}:scheduler:{asked.session.region}:{asked.session.account}:"
+    source += f"schedule-group/{resources.PREFIX}-{asked.session.participant}"
+    remedy = "Deploy iam/template.yaml, which makes inf2-workshop-scheduler, or give the ARN of "
+    remedy += f"another role of this account that trusts {_SCHEDULER} in "
+    remedy += "WORKSHOP_SCHEDULER_ROLE_ARN: without it nothing deletes the endpoint."
+    bad = _untrusting(asked, "scheduler-role", arn, _SCHEDULER, source, remedy)
+    if bad:
+        return [bad]
+    found = _rights(asked, _place(asked, {}), rights.SCHEDULER, arn, arn.rpartition("/")[2])
+    if found.state == OK:
+        return [Result("scheduler-role", OK, f"{arn} may delete the endpoint when its time is up")]
+    return [replace(found, check="scheduler-role")]
 
 
 def _or_none(get: Callable[[], str]) -> str | None:

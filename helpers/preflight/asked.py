@@ -58,9 +58,9 @@ class Asked:
         """ARN of the execution role.
 
         Raises:
-            SessionError: When there is none.
+            SessionError: When there is none, or what was given is no role's.
         """
-        return self.given_role or self.session.role()
+        return self.session.role(self.given_role)
 
     @property
     def endpoint_name(self) -> str:

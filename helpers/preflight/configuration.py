@@ -42,8 +42,8 @@ def cache(asked: Asked) -> list[Result]:
         said = f"{_shape_of(entry)} is listed ({found.source})"
         if not entry.assumed:
             return [Result("cache", OK, said)]
-        said = f"{_shape_of(entry)} is assumed, not seen in a list ({found.source})"
-        remedy = f"Be ready to read the container's log: {entry.source}."
+        said = f"{_shape_of(entry)} is assumed to be cached, nobody has looked it up"
+        remedy = "Be ready to read the container's log: it says so when the shape is not cached."
         return [Result("cache", WARNING, said, remedy)]
     said = f"{wanted.model_id} as {_shape_of(wanted)}, compiler {recipe.contract.compiler}, is not "
     said += f"cached, and the container does not compile ({found.source})"

@@ -1,12 +1,12 @@
 """What a user or a role may do, by IAM's own simulation of its policies.
 
-The actions are those of `iam/participant.json` and `iam/execution.json`: who has more is asked for
-no more, and who has the same rights under another name passes.
+The actions are those of `iam/participant.json`, `iam/execution.json` and `iam/scheduler.json`: who
+has more is asked for no more, and who has the same rights under another name passes.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,16 +14,17 @@ from typing import Any
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from helpers import deadline, settings
+from helpers import deadline, settings, trust
 from helpers.resources import PREFIX
 from helpers.session import Session
 
 FOLDER = settings.ROOT / "iam"
-PARTICIPANT, EXECUTION = "participant", "execution"
+PARTICIPANT, EXECUTION, SCHEDULER = "participant", "execution", "scheduler"
 # Attached policies that are known to be enough, where nothing may be simulated.
 _ENOUGH = {
     PARTICIPANT: ("AdministratorAccess",),
     EXECUTION: ("AdministratorAccess", "AmazonSageMakerFullAccess"),
+    SCHEDULER: ("AdministratorAccess", "AmazonSageMakerFullAccess"),
 }
 _NEEDED = {  # without these no endpoint comes up, or nothing deletes it; the rest is for later
     PARTICIPANT: re.compile(
@@ -31,6 +32,7 @@ _NEEDED = {  # without these no endpoint comes up, or nothing deletes it; the re
         r"scheduler:(CreateSchedule|GetSchedule|TagResource)\w*"
     ),
     EXECUTION: re.compile(r"ecr:\w+|logs:(CreateLogStream|PutLogEvents)"),
+    SCHEDULER: re.compile("sagemaker:DeleteEndpoint"),
 }
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 _ASSUMED = re.compile(r"arn:[\w-]+:sts::\d{12}:assumed-role/([^/]+)/.+")
@@ -46,7 +48,13 @@ def is_denied(error: Exception) -> bool:
 # --- Roles ----------------------------------------------------------------------------------
 
 
-def problem_of_role(iam: BaseClient, arn: str, *, account: str, service: str) -> str:
+class UnknownTrust(Exception):
+    """A trust policy has a condition of which it is not known here whether it holds."""
+
+
+def problem_of_role(
+    iam: BaseClient, arn: str, *, account: str, service: str, sources: Iterable[str]
+) -> str:
     """What keeps a service from acting under a role, in a clause; empty when nothing does.
 
     Args:
@@ -54,8 +62,10 @@ def problem_of_role(iam: BaseClient, arn: str, *, account: str, service: str) ->
         arn: The role's.
         account: In which it has to be.
         service: Who is to assume it, e.g. `sagemaker.amazonaws.com`.
+        sources: ARNs of what the service does it for, for conditions of the trust policy.
 
     Raises:
+        UnknownTrust: When the trust depends on what is not known here.
         ClientError: When the role may not be read.
         BotoCoreError: When IAM cannot be reached.
     """
@@ -70,20 +80,12 @@ def problem_of_role(iam: BaseClient, arn: str, *, account: str, service: str) ->
         raise
     if role["Arn"] != arn:
         return f"the role {name} is {role['Arn']}, not {arn}"
-    if not _trusts(role["AssumeRolePolicyDocument"], service):
-        return f"{arn} does not trust {service}"
-    return ""
-
-
-def _trusts(document: dict[str, Any], service: str) -> bool:
-    for statement in _list(document.get("Statement", [])):
-        principal = statement.get("Principal", {})
-        services = _list(principal.get("Service", [])) if isinstance(principal, dict) else []
-        actions = _list(statement.get("Action", []))
-        assumes = any(action in ("sts:AssumeRole", "sts:*", "*") for action in actions)
-        if statement.get("Effect") == "Allow" and service in services and assumes:
-            return True
-    return False
+    document = role["AssumeRolePolicyDocument"]
+    known = {"aws:SourceAccount": [account], "aws:SourceArn": list(sources)}
+    verdict = trust.trusts(document, service, known)
+    if verdict is None:
+        raise UnknownTrust(f"{arn} trusts {service} if {trust.conditions(document)} fits")
+    return "" if verdict else f"{arn} does not trust {service}"
 
 
 def principal_of(iam: BaseClient, identity: str) -> str:
@@ -144,7 +146,7 @@ def denied(iam: BaseClient, arn: str, kind: str, place: Place) -> Denied:
     Args:
         iam: A client of IAM.
         arn: A user's or a role's.
-        kind: `PARTICIPANT` or `EXECUTION`.
+        kind: `PARTICIPANT`, `EXECUTION` or `SCHEDULER`.
         place: Where the actions are to happen.
 
     Raises:
@@ -183,6 +185,44 @@ def enough_by_name(iam: BaseClient, arn: str, kind: str) -> str:
     names = [policy["PolicyName"] for policy in attached]
     known = (*_ENOUGH[kind], f"{PREFIX}-{kind}")
     return next((one for one in names if one in known), "")
+
+
+def may_read(iam: BaseClient, arn: str, *, bucket: str, prefix: str, account: str) -> bool:
+    """Whether IAM's simulation lets a role load what lies below a prefix of S3.
+
+    Args:
+        iam: A client of IAM.
+        arn: The role's.
+        bucket: Its name.
+        prefix: With a slash at its end.
+        account: Whose bucket it is taken for.
+
+    Raises:
+        ClientError: When it may not be simulated.
+        BotoCoreError: When IAM cannot be reached.
+    """
+    partition = arn.split(":")[1]
+    there = f"arn:{partition}:s3:::{bucket}"
+    values = {
+        "aws:ResourceAccount": account,
+        "aws:PrincipalAccount": account,
+        "s3:prefix": prefix,
+    }
+    context = [
+        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+        for key, value in values.items()
+    ]
+    asked = (("s3:ListBucket", there), ("s3:GetObject", f"{there}/{prefix}config.json"))
+    for action, resource in asked:
+        answer = iam.simulate_principal_policy(
+            PolicySourceArn=arn,
+            ActionNames=[action],
+            ResourceArns=[resource],
+            ContextEntries=context,
+        )
+        if any(one["EvalDecision"] != "allowed" for one in answer["EvaluationResults"]):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from helpers import endpoint as endpoints
 from helpers.endpoint import VARIANT, Endpoint
 from helpers.endpoint.watching import Marks, patiently
 from helpers.errors import EndpointError, WorkshopError
+from helpers.scaling.by_policy import tracking
 from helpers.scaling.state import (
     Described,
     check_quota,
@@ -52,10 +53,7 @@ def replicas(
         EndpointError: When the number makes no sense, the endpoint is not in service, the quota
             does not reach, AWS refuses, the replicas do not come, on time-out or interrupt.
     """
-    if not is_whole(count) or count < 1:
-        raise EndpointError(
-            f"An endpoint has one replica or more, not {count!r}: to pay for none, run 08_clean_up."
-        )
+    _check_count(count)
     now = described(session, endpoint.name)
     wanted = now.desired if now.status == "Updating" else None
     if wanted == count:
@@ -94,14 +92,23 @@ def wait(
         The endpoint as it is now.
 
     Raises:
-        EndpointError: When the change ends with another number, on time-out or interrupt.
+        EndpointError: When the number makes no sense, the change ends with another one, on
+            time-out or interrupt; says how to take a policy away that goes on.
         EndpointMissing: When the endpoint is gone.
     """
+    _check_count(count)
     try:
         return _wait(session, endpoint, count, poll_s=poll_s, timeout_s=timeout_s, mark_s=mark_s)
     except KeyboardInterrupt:
         pass
     raise EndpointError(f"Interrupted. {_goes_on(session, endpoint.name)}")
+
+
+def _check_count(count: int) -> None:
+    if not is_whole(count) or count < 1:
+        raise EndpointError(
+            f"An endpoint has one replica or more, not {count!r}: to pay for none, run 08_clean_up."
+        )
 
 
 def sizes(session: Session, endpoint: Endpoint, *, maximum: int = 3) -> pd.DataFrame:
@@ -155,7 +162,7 @@ def _wait(
         if now.status == "InService" and now.serving == count:
             break
         if now.status == "InService" and progress.began:
-            raise EndpointError(_did_not_come(now, count))
+            raise EndpointError(_did_not_come(now, count) + _policy(session, now.name))
         if now.status not in ("InService", "Updating", "SystemUpdating"):
             raise EndpointError(
                 f"Endpoint {now.name} is {now.status}: it gets no other number of replicas; "
@@ -264,7 +271,21 @@ def _goes_on(session: Session, name: str) -> str:
         if now.status == "Updating"
         else f"is {now.status} with {in_words(now.serving)}"
     )
-    return f"Endpoint {name} {changing}: {again} once it is in service."
+    return f"Endpoint {name} {changing}: {again} once it is in service.{_policy(session, name)}"
+
+
+def _policy(session: Session, name: str) -> str:
+    """That a policy goes on adding replicas, and how to take it away; empty when there is none."""
+    try:
+        told = tracking(session, name)
+    except EndpointError:
+        return " If it has a scaling policy, scaling.untrack takes it away."
+    if told is None:
+        return ""
+    return (
+        f" Its scaling policy goes on and may have up to {in_words(told.maximum)}: scaling.untrack "
+        "takes it away."
+    )
 
 
 def _says(quota: quotas.Quota, more: int) -> str:

@@ -27,6 +27,8 @@ from helpers.session import Session, in_utc, reason
 # a minute (AWS machine learning blog, 2024-07).
 METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 COOLDOWN_S = 300  # AWS's default for production variants (TargetTrackingScalingPolicyConfiguration)
+# Of a target value (API reference, TargetTrackingScalingPolicyConfiguration).
+_LARGEST_TARGET = 2.0**360
 # "there might be a brief delay until the operation achieves eventual consistency" (API reference,
 # RegisterScalableTarget): tries, and AWS seconds between them.
 _TRIES, _RETRY_S = 4, 5.0
@@ -52,6 +54,17 @@ class Tracking:
     scale_in_cooldown_s: int | None
     scale_out_cooldown_s: int | None
     arn: str
+
+    def replicas_for(self, users: int) -> int:
+        """To how many replicas the policy goes when so many requests are under way at a time.
+
+        Raises:
+            EndpointError: When it is registered without a policy of this workshop's.
+        """
+        if not self.concurrent_per_replica:
+            raise EndpointError("It has no policy of this workshop's: scaling.track makes one.")
+        wanted = math.ceil(users / self.concurrent_per_replica)
+        return min(self.maximum, max(self.minimum, wanted))
 
 
 def track(
@@ -235,10 +248,11 @@ def _check_tracking(minimum: int, maximum: int, concurrent: float, in_s: int, ou
         )
     if isinstance(concurrent, bool) or not isinstance(concurrent, int | float):
         raise EndpointError(f"concurrent_per_replica is a number, not {concurrent!r}.")
-    if not 0 < concurrent < math.inf:
+    if not 0 < concurrent < _LARGEST_TARGET:
+        shown = concurrent if abs(concurrent) < _LARGEST_TARGET else "a number as large as that"
         raise EndpointError(
-            f"concurrent_per_replica is more than 0, not {concurrent}: the number of slots, for "
-            "example."
+            f"concurrent_per_replica is more than 0 and less than 2^360, not {shown}: the number "
+            "of slots, for example."
         )
     for name, value in (("scale_in_cooldown_s", in_s), ("scale_out_cooldown_s", out_s)):
         if not is_whole(value) or value < 0:

@@ -55,8 +55,8 @@ def over_time(run, *, every_min: float = 5) -> pd.DataFrame:
     Raises:
         ResultsError: When the stretch is no time, or no request of the run was answered.
     """
-    if not 0 < every_min < math.inf:
-        raise ResultsError(f"A stretch has minutes, more than 0, not {every_min}.")
+    if not isinstance(every_min, int | float) or not 0 < every_min < math.inf:
+        raise ResultsError(f"A stretch has minutes, more than 0, not {every_min!r}.")
     # Stamps of a resumed part are of another clock: the first part is shown.
     answered = [one for one in run.records if one.error is None and one.part == 0]
     if not answered:
