@@ -168,6 +168,7 @@ def copy(
     there = _there(session, place)
     revision, files = _listed(recipe, token, environ)
     total = sum(file.size for file in files)
+    session.remember_bucket(place.bucket)  # for clean-up, which otherwise knows one
     session.say(
         f"{recipe.model_id}: {len(files)} files, {_readable(total)}, to {place.uri}, "
         f"${total / 1e9 * PRICE_GB_MONTH:.2f} a month until 08_clean_up deletes them."
