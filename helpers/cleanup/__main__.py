@@ -71,8 +71,10 @@ def _delete(
             "Nobody can be asked here: give --yes to delete without a question, or --dry-run to "
             "look only."
         )
-    confirm = None if options.yes else lambda _: _ask(question)
-    deleted = delete_seen(session, view, confirm=confirm, **how)
+    if not options.yes and not _ask(question):
+        session.say("Nothing was deleted.")
+        return 1
+    deleted = delete_seen(session, view, **how)
     try:
         bill(session, deleted)
         left = remaining(deleted)
