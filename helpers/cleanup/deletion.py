@@ -242,7 +242,7 @@ class _Deletion:
                 self.begun = True
                 new = resources.ask_to_delete(session, found)
                 if new == ABSENT:
-                    self.results[found] = "was not there"
+                    self.results[found] = self._guard_again(found) or "was not there"
                     return new
                 if new == BUSY and state != BUSY:
                     self.session.say(
