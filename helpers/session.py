@@ -137,6 +137,25 @@ class Session(Voice):
         """Where weights are kept: WORKSHOP_BUCKET, else the bucket of `iam/template.yaml`."""
         return self.settings.bucket or f"inf2-workshop-{self.account}-{self.region}"
 
+    @property
+    def buckets(self) -> tuple[str, ...]:
+        """Where weights may lie in this region: `bucket`, and wherever they were copied to."""
+        copied_to = (name for name, region in self.settings.buckets if region == self.region)
+        return tuple(dict.fromkeys((self.bucket, *copied_to)))
+
+    def remember_bucket(self, bucket: str) -> None:
+        """Let clean-up look into a bucket of this region too, also from other notebooks."""
+        if bucket not in [name for name, _ in self.settings.buckets]:
+            known = (*self.settings.buckets, (bucket, self.region))
+            self.settings = replace(self.settings, buckets=known)
+            settings.remember_bucket(self.settings.state_dir, self.target, bucket, self.region)
+
+    @property
+    def person(self) -> str:
+        """The participant's name as it was given, where names of things have a shorter one."""
+        given = self.settings.participant or _participant_of(self.identity)
+        return given if _slug(given) == self.participant != given else ""
+
     def in_region(self, region: str) -> "Session":
         """The same session elsewhere: target, identity, participant and clock stay.
 

@@ -35,6 +35,7 @@ class Settings:
         endpoint_url: An `AWS_ENDPOINT_URL` the user has set.
         speed: Seconds of AWS time in one real second, rehearsal only.
         root: Root of the repository.
+        buckets: Where weights were copied to, as pairs of bucket and region.
         results_dir: Where benchmark runs are written.
         state_dir: Where the rehearsal server keeps its state.
         target_remembered: True when the target is what notebook 01 has chosen.
@@ -46,6 +47,7 @@ class Settings:
     role_arn: str | None = None
     scheduler_role_arn: str | None = None
     bucket: str | None = None
+    buckets: tuple[tuple[str, str], ...] = ()
     identity: str = IDENTITIES[0]
     endpoint_url: str | None = None
     speed: float = DEFAULT_SPEED
@@ -103,6 +105,7 @@ def load(
         role_arn=role_arn or first("WORKSHOP_ROLE_ARN") or chosen.get("role_arn"),
         scheduler_role_arn=first("WORKSHOP_SCHEDULER_ROLE_ARN"),
         bucket=first("WORKSHOP_BUCKET"),
+        buckets=tuple(sorted(chosen.get("buckets", {}).items())),
         identity=_identity(identity or first("WORKSHOP_IDENTITY")),
         endpoint_url=first("AWS_ENDPOINT_URL"),
         speed=_speed(first("WORKSHOP_SPEED")),
@@ -134,6 +137,14 @@ def remember_region(state_dir: Path, target: str, region: str) -> None:
     """Let the sessions that follow with a target be in this region; all else stays as it was."""
     kept = _remembered(state_dir)
     kept[target] = kept.get(target, {}) | {"region": region}
+    _keep(state_dir, kept)
+
+
+def remember_bucket(state_dir: Path, target: str, bucket: str, region: str) -> None:
+    """Let the sessions that follow with a target know where weights were copied to."""
+    kept = _remembered(state_dir)
+    own = kept.setdefault(target, {})
+    own["buckets"] = own.get("buckets", {}) | {bucket: region}
     _keep(state_dir, kept)
 
 
@@ -171,6 +182,11 @@ def _remembered(state_dir: Path) -> dict[str, Any]:
                 for name, value in known.items()
                 if name in CHOICES and isinstance(value, str)
             }
+            buckets = known.get("buckets")
+            if isinstance(buckets, dict):
+                kept[target]["buckets"] = {
+                    name: region for name, region in buckets.items() if isinstance(region, str)
+                }
     return kept
 
 

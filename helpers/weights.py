@@ -169,6 +169,7 @@ def copy(
     try:
         there = _there(session, place)
         revision, files = _listed(recipe, token, environ)
+        session.remember_bucket(place.bucket)  # for clean-up, which otherwise knows one
         _say_what(session, recipe, files, place)
         tags = resources.tags(session, recipe.name)
         with _Source(recipe.model_id, revision, token, environ, session.clock.sleep) as source:
@@ -187,11 +188,11 @@ def copy(
 
 
 def _say_what(session: Session, recipe: Recipe, files: Sequence[_File], place: _Place) -> None:
-    """Say how much it is, what it costs, and until when: clean-up looks into one bucket."""
+    """Say how much it is, what it costs, and until when."""
     total = sum(file.size for file in files)
     until = "08_clean_up deletes them"
-    if place.bucket != session.bucket:
-        until = f"you delete them: 08_clean_up looks into {session.bucket} only"
+    if place.bucket != session.bucket:  # another machine knows the one of the session only
+        until += ", run on this machine"
     session.say(
         f"{recipe.model_id}: {len(files)} files, {_readable(total)}, to {place.uri}, "
         f"${total / 1e9 * PRICE_GB_MONTH:.2f} a month until {until}."

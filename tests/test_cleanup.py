@@ -1,16 +1,22 @@
+import importlib
+import re
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 
 import made_things as made
 import pytest
 import rehearsing
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 from rehearsing import participant
 
-from helpers import cleanup, endpoint, resources
+import helpers
+from helpers import cleanup, endpoint, guard, resources, settings
+from helpers import session as sessions
 from helpers.cleanup import __main__ as command
+from helpers.containers import INF2_48XLARGE_REGIONS
 from helpers.errors import EndpointError, SettingsError
 from helpers.session import Session
 
@@ -91,6 +97,8 @@ def test_leftovers_say_what_bills_and_since_when(session):
     cleanup.delete(session)
     empty = cleanup.leftovers(session)
     assert (list(empty.columns), len(empty)) == (list(left.columns), 0)
+    assert repr(empty[["kind", "name"]]) == "(nothing)"
+    assert session.table(empty)._repr_html_() == "<p>(nothing)</p>"
 
 
 def test_an_endpoint_without_a_schedule_never_expires_whatever_its_tag_says(session):
@@ -108,6 +116,30 @@ def test_a_schedule_that_cannot_be_read_says_so(refused):
     assert "unknown" in set(cleanup.leftovers(refused)["expires"])
     rehearsing.restore()
     cleanup.delete(refused)
+
+
+def test_when_schedules_may_not_be_listed_nobody_knows_when_an_endpoint_expires(refused):
+    made.everything(refused, refused.participant, scaled=False)
+    refuse_all(refused, "scheduler", "AccessDeniedException")
+    assert cleanup.leftovers(refused)["expires"][0] == "unknown"
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def test_an_endpoint_that_has_failed_bills_no_longer(session):
+    with session.fault("no-capacity"):
+        name = small(session)
+        assert rehearsing.until(lambda: statuses(session, name)["EndpointStatus"] == "Failed")
+    first = cleanup.leftovers(session).iloc[0]
+    failed = statuses(session, name)
+    hours = (failed["LastModifiedTime"] - failed["CreationTime"]).total_seconds() / 3600
+    assert first["bills?"] == "no"
+    assert first["so far ($)"] == f"{hours * 0.99:.2f}"
+    row = cleanup.participants(session).set_index("participant").loc[session.participant]
+    assert (row["status"], row["$/h"], row["instances"], row["expires"]) == ("Failed", 0, 0, "")
+    time.sleep(0.2)  # 12 minutes there
+    deleted = cleanup.delete(session).iloc[0]
+    assert (deleted["hours"], deleted["cost ($)"]) == (f"{hours:.2f}", first["so far ($)"])
 
 
 def test_what_cannot_be_told_apart_is_shown_and_deleted_only_by_its_name(session):
@@ -138,6 +170,52 @@ def test_what_else_cannot_be_listed_is_said_and_the_rest_is_shown(refused, capsy
         assert f"[rehearsal] Not looked at in us-east-1: {what} (not allowed to call" in said
     rehearsing.restore()
     cleanup.delete(refused)
+
+
+@pytest.mark.parametrize("cause", ["a bucket's name", "the network"])
+def test_an_endpoint_is_deleted_when_another_service_fails(refused, capsys, cause):
+    mine = refused
+    if cause == "the network":
+        lost = ConnectTimeoutError(endpoint_url="https://scheduler")
+        rehearsing.fail_after(mine, "ListScheduleGroups", lost, service="scheduler")
+    else:
+        mine = with_bucket(refused, "bad bucket")
+    name = small(mine)
+    assert "deleted" in results(cleanup.delete(mine))["endpoint"]
+    said = capsys.readouterr().out
+    assert "Not looked at in us-east-1: " in said and "anything (" not in said
+    assert statuses(refused, name) is None
+
+
+def with_bucket(session, name):
+    """The same session, which has been told of a bucket."""
+    mine = replace(session, settings=replace(session.settings, bucket=name))
+    mine._clients = session._clients
+    return mine
+
+
+def test_weights_are_found_wherever_they_were_copied_to(session):
+    mine = with_bucket(session, f"inf2-workshop-own-{session.participant}")
+    for one in (session, mine):
+        made.weights(one, session.participant)
+    assert len(cleanup.leftovers(session)) == 1
+    session.remember_bucket(mine.bucket)
+    recalled = replace(session, settings=settings.load(target="rehearsal"))
+    recalled._clients = session._clients
+    assert mine.bucket in recalled.buckets
+    assert list(cleanup.delete(recalled)["name"]) == [
+        f"s3://{bucket}/inf2-workshop/{session.participant}/"
+        for bucket in (session.bucket, mine.bucket)
+    ]
+    assert cleanup.leftovers(session).empty
+
+
+def test_a_bucket_that_has_gone_hides_no_other(session):
+    session.settings = replace(session.settings, bucket="inf2-workshop-gone")
+    mine = with_bucket(session, f"inf2-workshop-more-{session.participant}")
+    made.weights(mine, session.participant)
+    session.remember_bucket(mine.bucket)
+    assert list(cleanup.delete(session)["result"]) == ["deleted"]
 
 
 def refuse_all(session, service, code, message="no"):
@@ -172,8 +250,8 @@ def test_regions_that_are_closed_are_named_and_the_others_go_on(session, regions
     capsys.readouterr()
     deleted = cleanup.delete(session, regions=list(regions))
     said = capsys.readouterr().out
-    assert f"Not looked at in {not_enabled}: anything (" in said
-    assert said.count(f"in {not_enabled}") == 1
+    assert f"Not enabled in this account, so nothing is there: {not_enabled}.\n" in said
+    assert said.count(not_enabled) == 1
     assert f"Not looked at in {denied}: endpoints (not allowed to call ListEndpoints" in said
     assert list(deleted["region"]) == [fine]
     rehearsing.restore()
@@ -377,6 +455,112 @@ def test_a_guard_stays_when_nobody_can_tell_whether_its_endpoint_is_there(refuse
     cleanup.delete(region)
 
 
+def test_each_guard_is_asked_about_right_before_it_goes(refused):
+    first, second = (resources.name_of(refused.participant, one) for one in ("a", "llama-3-8b"))
+    made.group(refused, refused.participant, made.tags_for(refused.participant))
+    for name in (first, second):
+        made.schedule(refused, name, group=f"inf2-workshop-{refused.participant}")
+    once(refused, "DeleteSchedule", lambda: small(refused))
+    became = cleanup.delete(refused).set_index("name")["result"]
+    assert became[first] == "deleted"
+    assert became[second] == "kept: it deletes the endpoint, which is still there."
+    assert guard.expiry(refused, second)
+    cleanup.delete(refused)
+
+
+def once(session, operation, work, *, service="scheduler"):
+    """Do something between the next such operation and what follows."""
+    left = iter(range(1))
+
+    def follow(**_):
+        if next(left, None) is not None:
+            work()
+
+    rehearsing.after(session, operation, follow, service=service)
+
+
+def coming(session, *, expires):
+    """What deploys the participant's endpoint, with a time to live of 4 hours in its tag."""
+    due = session.clock.now().replace(microsecond=0) + timedelta(hours=expires)
+    tags = made.tags_for(session.participant, expires=f"{due:%Y-%m-%dT%H:%M:%SZ}")
+    name = resources.name_of(session.participant, "llama-3-8b")
+    return name, due, lambda: made.endpoint(session, name, tags)
+
+
+def test_a_guard_is_put_back_when_its_endpoint_came_while_it_went(refused):
+    name, due, deploy = coming(refused, expires=500)
+    made.group(refused, refused.participant)
+    made.schedule(refused, name, group=f"inf2-workshop-{refused.participant}", hours=300)
+    once(refused, "DeleteSchedule", deploy)
+    became = results(cleanup.delete(refused))
+    assert became["schedule"].startswith(f"kept: the endpoint {name} came meanwhile; it deletes")
+    assert became["schedule group"] == f"kept: the schedule {name} is in it."
+    assert abs(guard.expiry(refused, name) - due) < timedelta(minutes=5)
+    cleanup.delete(refused)
+
+
+def test_a_guard_that_went_by_itself_is_put_back_as_well(refused):
+    name, due, deploy = coming(refused, expires=500)
+    group = f"inf2-workshop-{refused.participant}"
+    made.group(refused, refused.participant)
+    made.schedule(refused, name, group=group, hours=300)
+
+    def meanwhile():
+        refused.client("scheduler").delete_schedule(Name=name, GroupName=group)
+        deploy()
+
+    once(refused, "GetSchedule", meanwhile)
+    became = results(cleanup.delete(refused))
+    assert became["schedule"].startswith(f"kept: the endpoint {name} came meanwhile")
+    assert abs(guard.expiry(refused, name) - due) < timedelta(minutes=5)
+    cleanup.delete(refused)
+
+
+def test_guards_are_put_back_that_went_with_their_group(refused):
+    name, due, deploy = coming(refused, expires=500)
+    group = f"inf2-workshop-{refused.participant}"
+    made.group(refused, refused.participant)
+
+    def meanwhile():
+        made.schedule(refused, name, group=group, hours=500)
+        deploy()
+
+    once(refused, "ListSchedules", lambda: once(refused, "ListSchedules", meanwhile))
+    became = results(cleanup.delete(refused))
+    assert became["schedule group"].startswith(f"kept: the endpoint {name} came meanwhile")
+    assert abs(guard.expiry(refused, name) - due) < timedelta(minutes=5)
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def test_a_guard_that_cannot_be_put_back_is_no_success(refused):
+    name, _, deploy = coming(refused, expires=500)
+    made.group(refused, refused.participant)
+    made.schedule(refused, name, group=f"inf2-workshop-{refused.participant}", hours=300)
+    once(refused, "DeleteSchedule", deploy)
+    for operation in ("CreateSchedule", "UpdateSchedule"):
+        rehearsing.refuse(
+            refused, operation, "AccessDeniedException", "no", service="scheduler", status=403
+        )
+    became = results(cleanup.delete(refused))
+    for kind in ("schedule", "schedule group"):
+        said = f"failed: the endpoint {name} came meanwhile and bills until it is deleted"
+        assert became[kind].startswith(said)
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def test_a_configuration_stays_when_its_endpoint_came_meanwhile(refused):
+    name = resources.name_of(refused.participant, "llama-3-8b")
+    made.model(refused, name, made.tags_for(refused.participant))
+    made.config(refused, name, made.tags_for(refused.participant))
+    view = cleanup.look(refused)
+    refused.client("sagemaker").create_endpoint(EndpointName=name, EndpointConfigName=name)
+    became = results(cleanup.delete_seen(refused, view))
+    assert set(became.values()) == {f"kept: the endpoint {name} came meanwhile."}
+    cleanup.delete(refused)
+
+
 def test_a_guard_stays_when_its_endpoint_came_meanwhile(session):
     name = resources.name_of(session.participant, "llama-3-8b")
     made.group(session, session.participant)
@@ -441,7 +625,7 @@ def test_what_is_throttled_to_the_end_is_named_and_can_be_run_again(refused):
 
 def test_throttling_now_and_then_is_ridden_out(session):
     made.everything(session, session.participant, scaled=False)
-    with session.fault("throttling", every=12):
+    with session.fault("throttling", every=20):
         assert set(cleanup.delete(session)["result"]) == {"deleted"}
 
 
@@ -491,15 +675,60 @@ def test_an_interrupt_says_what_is_left_and_another_run_deletes_it(
     assert cleanup.leftovers(refused).empty
 
 
+def test_an_interrupt_while_looking_says_that_nothing_was_deleted(refused, run):
+    small(refused)
+    rehearsing.fail_after(refused, "ListEndpoints", KeyboardInterrupt())
+    with pytest.raises(EndpointError, match="^Interrupted: nothing was deleted.$"):
+        cleanup.delete(refused)
+    assert run("--yes", "--participant", refused.participant) == (
+        1,
+        "Interrupted: nothing was deleted.\n",
+    )
+    rehearsing.restore()
+    cleanup.delete(refused)
+
+
+def test_an_interrupt_after_the_deletion_does_not_say_that_nothing_was(session, run, monkeypatch):
+    small(session)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "bill", interrupt)
+    status, said = run("--yes", "--participant", session.participant)
+    assert status == 1 and "nothing was deleted" not in said
+    assert said.endswith("Interrupted after the deletion: run it again to see what is left.\n")
+    assert cleanup.leftovers(session).empty
+
+
+def test_an_interrupt_while_a_command_is_imported_is_a_word(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["-m", "--yes"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    importlib.reload(helpers)
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "Interrupted.\n"
+    sys.excepthook(ValueError, ValueError("it is said as ever"), None)
+    assert "ValueError: it is said as ever" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_refused_and_takes_nothing(session, run, name):
+    made.weights(session, session.participant)
+    with pytest.raises(SettingsError, match="The name of the deployment is empty: give one"):
+        cleanup.delete(session, name=name)
+    assert run("--yes", "--participant", session.participant, "--name", name)[0] == 1
+    assert len(cleanup.delete(session)) == 1
+
+
 # --- many participants ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def crowd(shared, elsewhere):
-    """30 participants in two regions, as a workshop in one account has them."""
+    """16 participants in two regions, as a workshop in one account has them."""
     sessions = [shared, elsewhere["us-east-2"]]
     names = {}
-    for number in range(30):
+    for number in range(16):
         who, region = f"guest-{number}", sessions[number % 2]
         names[who] = made.everything(region, who, scaled=False, hours=number and 4000)
     return names
@@ -507,7 +736,7 @@ def crowd(shared, elsewhere):
 
 def test_the_instructor_sees_one_row_a_participant_in_time(shared, elsewhere, crowd):
     started_s = time.monotonic()
-    table = cleanup.participants(shared, regions="all")
+    table = cleanup.participants(shared, regions=INF2_48XLARGE_REGIONS)
     assert time.monotonic() - started_s < 10
     guests = table[table["participant"].str.startswith("guest-")].set_index("participant")
     assert sorted(guests.index) == sorted(crowd)
@@ -521,7 +750,7 @@ def test_the_instructor_sees_one_row_a_participant_in_time(shared, elsewhere, cr
     assert list(table["so far ($)"]) == sorted(table["so far ($)"], reverse=True)
 
 
-def test_thirty_participants_do_not_touch_each_others_things(shared, regions, crowd):
+def test_many_participants_do_not_touch_each_others_things(shared, regions, crowd):
     everywhere = ["us-east-1", "us-east-2"]
     before = cleanup.leftovers(shared, regions=everywhere, everyone=True)
     for who in ("guest-1", "guest-2"):
@@ -537,7 +766,7 @@ def test_thirty_participants_do_not_touch_each_others_things(shared, regions, cr
 def test_the_instructor_can_end_it_for_everyone(shared, regions, crowd):
     made.model(regions["us-east-2"], "inf2-workshop-who-knows")
     deleted = cleanup.delete(shared, regions="us-east-2", everyone=True)
-    assert len(set(deleted["participant"])) == 15 and "?" in set(deleted["participant"])
+    assert len(set(deleted["participant"])) == 8 and "?" in set(deleted["participant"])
     assert set(deleted["result"]) == {"deleted"}
     assert cleanup.leftovers(shared, regions="us-east-2", everyone=True).empty
 
@@ -548,6 +777,23 @@ def test_who_has_nothing_up_is_in_the_instructors_view_as_well(session, regions)
     row = table.loc[session.participant]
     assert (row["endpoints"], row["other things"], row["$/h"], row["expires"]) == (0, 1, 0, "")
     cleanup.delete(session)
+
+
+def test_the_instructor_is_told_the_name_that_does_not_fit_into_names(session):
+    given = "Dora Müller-Lüdenscheidt; 3rd"
+    dora = replace(
+        session,
+        settings=replace(session.settings, participant=given),
+        participant=sessions._slug(given),
+    )
+    dora._clients = session._clients
+    tags = resources.tags(dora, "llama-3-8b")
+    assert tags["person"] == "Dora Müller-Lüdenscheidt  3rd"  # no tag may have a semicolon
+    assert "person" not in resources.tags(session, "llama-3-8b")
+    made.model(dora, resources.name_of(dora.participant, "llama-3-8b"), tags)
+    table = cleanup.participants(session).set_index("participant")
+    assert table.loc[dora.participant, "person"] == tags["person"]
+    cleanup.delete(dora)
 
 
 # --- the command line -----------------------------------------------------------------------
@@ -592,7 +838,7 @@ def test_a_dry_run_shows_what_is_there_and_deletes_nothing(session, run):
     status, said = run("--dry-run", "--participant", session.participant)
     assert (status, said) == (
         0,
-        f"[rehearsal] Nothing of {session.participant} is here (us-east-1).\n",
+        f"[rehearsal] Nothing of participant {session.participant} is here (us-east-1).\n",
     )
 
 
@@ -600,11 +846,13 @@ def test_without_a_terminal_nothing_is_deleted_unless_told_so(session, run):
     name = small(session)
     status, said = run("--participant", session.participant)
     assert status == 1
-    assert said.startswith("SettingsError: Nobody can be asked here: give --yes")
+    assert said.splitlines()[-1].startswith("SettingsError: Nobody can be asked here: give --yes")
     assert statuses(session, name)
     status, said = run("--yes", "--participant", session.participant)
     assert status == 0
     assert "0 left." in said and f"{name}: " in said
+    # Where nothing is there is nothing to ask.
+    assert run("--participant", session.participant)[0] == 0
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no", EOFError, KeyboardInterrupt])
@@ -613,10 +861,56 @@ def test_only_a_yes_is_one(session, run, monkeypatch, answer):
     on_a_terminal(monkeypatch, answer)
     status, said = run("--participant", session.participant)
     assert status == 1
-    assert "Delete these 1 things? [y/N]" in said
+    assert f"Delete 1 thing of {session.participant}? You are rehearsal. [y/N]" in said
+    assert ("Interrupted: nothing was deleted." in said) == (answer is KeyboardInterrupt)
     on_a_terminal(monkeypatch, "y")
     status, said = run("--participant", session.participant)
     assert status == 0 and "1 deleted, 0 left." in said
+
+
+def test_what_is_another_participants_is_said_to_be(session, run):
+    made.model(session, f"inf2-workshop-{session.participant}-llama-3-8b")
+    status, said = run("--yes", "--participant", session.participant)
+    assert status == 0
+    assert f"These are {session.participant}'s, and you are rehearsal." in said
+    mine = participant(session, "rehearsal")
+    made.model(mine, "inf2-workshop-rehearsal-llama-3-8b")
+    status, said = run("--yes")
+    assert status == 0 and "you are" not in said
+
+
+def test_what_is_kept_as_asked_is_counted(session, run):
+    made.weights(session, session.participant)
+    made.model(session, f"inf2-workshop-{session.participant}-llama-3-8b")
+    status, said = run("--yes", "--participant", session.participant, "--keep-weights")
+    assert status == 0
+    assert said.endswith("1 deleted, 0 left, 1 kept as you asked.\n")
+    cleanup.delete(session)
+
+
+def test_for_everyone_the_question_is_short_and_says_whose(elsewhere, run, monkeypatch):
+    far = elsewhere["eu-central-1"]
+    for who in ("anna", "bob", "dora"):
+        small(participant(far, who))
+    monkeypatch.setattr(Session, "in_region", lambda self, name: far)
+    on_a_terminal(monkeypatch, "n")
+    status, said = run("--everyone", "--region", "eu-central-1")
+    asked = (
+        r"Delete 3 endpoints \(\$2.97/h\) of anna, bob, dora and \d things that belong to them\?"
+    )
+    assert status == 1 and re.search(rf"^{asked} \[y/N\] $", said, re.MULTILINE)
+    assert said.endswith("Nothing was deleted.\n")
+    assert [line.split()[1] for line in said.partition("so far:")[0].splitlines()] == [
+        "participant",
+        "anna",
+        "bob",
+        "dora",
+    ]
+    # A look shows each thing, participant by participant.
+    shown = run("--everyone", "--region", "eu-central-1", "--dry-run")[1]
+    assert re.findall(r"(\w+) +endpoint +inf2", shown) == ["anna", "bob", "dora"]
+    on_a_terminal(monkeypatch, "y")
+    assert run("--everyone", "--region", "eu-central-1")[0] == 0
 
 
 def test_what_is_left_is_said_with_its_reason(session, run):
@@ -639,9 +933,13 @@ def test_the_command_line_looks_where_it_is_told(session, regions, run):
     assert run("--yes", *two, *mine)[0] == 0
 
 
-def test_all_regions_from_the_command_line(session, run):
+def test_all_regions_are_those_that_have_sagemaker(session, run, monkeypatch):
+    looked = []
+    monkeypatch.setattr(resources, "look", lambda at, _: looked.append(at.region) or ([], []))
     status, said = run("--all-regions", "--dry-run", "--participant", session.participant)
-    assert status == 0 and "ap-southeast-2, " in said or "ap-southeast-2)" in said
+    assert status == 0 and said.endswith(f" is here ({len(looked)} regions).\n")
+    assert {session.region, "ca-central-1", *INF2_48XLARGE_REGIONS} <= set(looked)
+    assert len(looked) == len(set(looked)) > 30
 
 
 def test_the_instructors_view_from_the_command_line(session, run):

@@ -1,21 +1,27 @@
 """Delete what a view shows, in the order in which it is safe to be interrupted, and verify it."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
 
 import pandas as pd
 
 from helpers import resources
-from helpers.cleanup.view import View, look, say_unseen, table, unclear
-from helpers.errors import EndpointError
+from helpers.cleanup.view import Listing, View, look, say_unseen, table, unclear
+from helpers.endpoint import lifetime
+from helpers.errors import EndpointError, SettingsError, WorkshopError
 from helpers.resources import (
     ABSENT,
     ALL_KINDS,
     ASKED,
     BUSY,
+    CONFIG,
     ENDPOINT,
+    FAILED,
     KINDS,
     LOG_GROUP,
+    MODEL,
     OBJECTS,
     SCALING_TARGET,
     SCHEDULE,
@@ -23,15 +29,17 @@ from helpers.resources import (
     Found,
     Kind,
 )
-from helpers.session import Session
+from helpers.session import Session, in_utc
 from helpers.settings import PYTHON
 
 _BUSY_S = 3 * 3600  # an endpoint is created or fails within its health check's hour, and moves
 _POLL_S = 5.0
+_SOON_H = 0.1  # for a time to live that has passed while its schedule was not there
 _LOOKS_ALLOWED_TO_FAIL = 5  # a laptop loses its network now and then
 _DELETED = ("deleted", "was not there")
 _FAILED = "failed: "
 _KEPT = "kept: "
+_NOTHING_DONE = "Interrupted: nothing was deleted."
 
 
 def delete(
@@ -65,8 +73,13 @@ def delete(
     Raises:
         EndpointError: When AWS can be asked in none of the regions, or on an interrupt: says what
             is left.
+        SettingsError: When the name is empty.
     """
-    view = look(session, regions=regions, everyone=everyone)
+    check_name(name)
+    try:
+        view = look(session, regions=regions, everyone=everyone)
+    except KeyboardInterrupt:
+        raise EndpointError(_NOTHING_DONE) from None
     say_unseen(session, view)
     return delete_seen(
         session,
@@ -91,31 +104,48 @@ def delete_seen(
 
     Raises:
         EndpointError: On an interrupt: says what is left.
+        SettingsError: When the name is empty.
     """
+    check_name(name)
     named = [one for one in view.found if name in (None, one.deployment)]
-    chosen = [
-        one for one in named if one.kind not in kept_kinds and (one.owner or name or everyone)
-    ]
+    chosen = choose(view, name=name, everyone=everyone, kept_kinds=kept_kinds)
     work = _Deletion(session, view, list(chosen), kept_kinds)
     for one in named:
         if one not in chosen and one.kind not in kept_kinds:
             work.results[one] = f"{_KEPT}{unclear(one)}: give its name ({one.deployment})."
-    if chosen and confirm and not confirm(table(session, view, chosen, everyone=everyone)):
-        work.results |= dict.fromkeys(chosen, f"{_KEPT}not confirmed.")
-    else:
-        try:
+    try:
+        if chosen and confirm and not confirm(table(session, view, chosen, everyone=everyone)):
+            work.results |= dict.fromkeys(chosen, f"{_KEPT}not confirmed.")
+        else:
             work.run()
-        except KeyboardInterrupt:
-            raise EndpointError(_interrupted(work)) from None
-    rows = [_row(work, one) for one in sorted(work.results, key=_in_order(named))]
+        rows = [_row(work, one) for one in sorted(work.results, key=_in_order(named))]
+    except KeyboardInterrupt:
+        raise EndpointError(_interrupted(work)) from None
     if name and not named:
         rows = [
             {"kind": kind.label, "name": name, "region": session.region, "result": "was not there"}
             for kind in KINDS
         ]
     columns = ["participant", "kind", "name", "region", "result", "hours", "cost ($)"]
-    frame = pd.DataFrame([dict.fromkeys(columns, "") | one for one in rows], columns=columns)
+    frame = Listing([dict.fromkeys(columns, "") | one for one in rows], columns=columns)
     return frame if everyone else frame.drop(columns="participant")
+
+
+def choose(
+    view: View,
+    *,
+    name: str | None = None,
+    everyone: bool = False,
+    kept_kinds: Sequence[Kind] = (),
+) -> list[Found]:
+    """What of a view `delete_seen` would delete."""
+    return [
+        one
+        for one in view.found
+        if name in (None, one.deployment)
+        and one.kind not in kept_kinds
+        and (one.owner or name or everyone)
+    ]
 
 
 def bill(session: Session, deleted: pd.DataFrame) -> float:
@@ -148,7 +178,10 @@ class _Deletion:
         chosen: What of it is to be deleted.
         kept_kinds: What is not.
         results: What became of it.
-        hours: From an endpoint's creation to its deletion.
+        hours: From an endpoint's creation to its deletion, or until it failed.
+        costs: $ that it cost in that time.
+        due: When a schedule would have happened.
+        begun: Whether a deletion was asked for.
         looks_failed: How often AWS could not say whether something is still there.
     """
 
@@ -158,6 +191,9 @@ class _Deletion:
     kept_kinds: Sequence[Kind] = ()
     results: dict[Found, str] = field(default_factory=dict)
     hours: dict[Found, float] = field(default_factory=dict)
+    costs: dict[Found, float] = field(default_factory=dict)
+    due: dict[Found, datetime | None] = field(default_factory=dict)
+    begun: bool = False
     looks_failed: dict[Found, int] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -185,13 +221,8 @@ class _Deletion:
         return late
 
     def _delete(self, found: Sequence[Found], kind: Kind) -> None:
-        waiting: dict[Found, str] = {}
-        since_s: dict[Found, float] = {}
-        for one in found:
-            if reason := self._to_keep(one):
-                self.results[one] = f"{_KEPT}{reason}"
-            else:
-                waiting[one], since_s[one] = "", self._now_s()
+        waiting = dict.fromkeys(found, "")
+        since_s = dict.fromkeys(found, self._now_s())
         while waiting:
             for one, state in list(waiting.items()):
                 waiting[one] = self._step(one, state, since_s)
@@ -202,11 +233,16 @@ class _Deletion:
     def _step(self, found: Found, state: str, since_s: dict[Found, float]) -> str:
         """Ask for one deletion, or look what has become of it."""
         session = self.view.sessions[found.region]
+        # Immediately before it is asked for: an endpoint may have come while others went.
+        if state == "" and (keeping := self._to_keep(found)):
+            self.results[found] = f"{_KEPT}{keeping}"
+            return state
         try:
             if state != ASKED:
+                self.begun = True
                 new = resources.ask_to_delete(session, found)
                 if new == ABSENT:
-                    self.results[found] = "was not there"
+                    self.results[found] = self._guard_again(found) or "was not there"
                     return new
                 if new == BUSY and state != BUSY:
                     self.session.say(
@@ -228,11 +264,40 @@ class _Deletion:
 
     def _note_deleted(self, found: Found) -> None:
         self.results[found] = "deleted"
-        if found.kind is ENDPOINT and found.created:
-            seconds = (self.session.clock.now() - found.created).total_seconds()
-            self.hours[found] = max(0.0, seconds) / 3600
-            if self.price(found) is None:
+        if self.view.is_unseen(found.kind, found.region):
+            self.results[found] = "deleted, except what could not be looked at"
+        hours = self.view.hours(found) if found.kind is ENDPOINT else None
+        if hours is not None:
+            self.hours[found], cost = hours, self.view.cost(found)
+            if cost is None:
                 self.results[found] = "deleted, its price is unknown"
+            else:
+                self.costs[found] = cost
+        if problem := self._guard_again(found):
+            self.results[found] = problem
+
+    def _guard_again(self, gone: Found) -> str:
+        """What a deleted guard has left without one: a deployment may have come meanwhile."""
+        if gone.kind not in (SCHEDULE, SCHEDULE_GROUP):
+            return ""
+        session = self.view.sessions[gone.region]
+        try:
+            came = [told for name in self._came(gone) if (told := _up(session, name))]
+        except EndpointError as error:
+            return f"{_FAILED}whether an endpoint came meanwhile cannot be told: {error}"
+        told = [_protect(session, gone, one, self.due.get(gone)) for one in came]
+        return next(filter(None, sorted(told)), "")  # `failed` before `kept`
+
+    def _came(self, gone: Found) -> list[str]:
+        """The endpoints that a deleted guard may have guarded."""
+        if gone.kind is SCHEDULE:
+            return [gone.name]
+        here = self.view.sessions[gone.region]
+        known = {one.arn for one in self._there(ENDPOINT)}
+        found, unseen = resources.look(here, gone.owner or None, kinds=(ENDPOINT,), by_tag=False)
+        if unseen:
+            raise EndpointError(unseen[0].why)
+        return [one.name for one in found if one.arn not in known]
 
     def _give_up(self, found: Found, state: str, waited_s: float) -> None:
         limit_s = _BUSY_S if state == BUSY else found.kind.takes_s
@@ -242,11 +307,6 @@ class _Deletion:
                 f"{_FAILED}still there {limit_s / 60:g} min after it was to be deleted{bills}: run "
                 "the clean-up again, or delete it in the AWS console."
             )
-
-    def price(self, found: Found) -> float | None:
-        """$ an hour of an endpoint, None when it is unknown."""
-        running = self.view.running.get(found.arn)
-        return running.price_per_hour if running else None
 
     def _to_keep(self, found: Found) -> str:
         """Why something must stay for now: an endpoint that is up keeps what belongs to it."""
@@ -266,24 +326,38 @@ class _Deletion:
                 for one in self._there(ENDPOINT)
                 if (one.region, one.name) == (found.region, found.deployment)
             ]
-        return f"the endpoint {users[0].name} is still there." if users else ""
+        if users:
+            return f"the endpoint {users[0].name} is still there."
+        return self._to_use(found) if found.kind in (CONFIG, MODEL) else ""
+
+    def _to_use(self, found: Found) -> str:
+        """Why a model or configuration must stay: an endpoint of its name may have come since."""
+        try:
+            there = resources.describe(self.view.sessions[found.region], ENDPOINT, found.name)
+        except EndpointError as error:
+            return str(error)
+        return f"the endpoint {found.name} came meanwhile." if there else ""
 
     def _to_guard(self, schedule: Found) -> str:
         """Why a schedule must stay: whatever was seen before, its endpoint is asked for now."""
+        session = self.view.sessions[schedule.region]
         try:
-            there = resources.describe(self.view.sessions[schedule.region], ENDPOINT, schedule.name)
+            there = resources.describe(session, ENDPOINT, schedule.name)
+            if not there:
+                self.due[schedule] = resources.due(session, schedule)
         except EndpointError as error:
             return str(error)
         return "it deletes the endpoint, which is still there." if there else ""
 
     def _to_hold(self, group: Found) -> str:
         """Why a group must stay: with it go all schedules in it, also those that came since."""
+        session = self.view.sessions[group.region]
         try:
-            held = resources.schedules_in(self.view.sessions[group.region], group)
+            # A list may be old, and what was deleted may have been made again.
+            held = resources.schedules_in(session, group)
+            others = [one.name for one in held if resources.is_there(session, one)]
         except EndpointError as error:
             return str(error)
-        gone = {one.arn for one, result in self.results.items() if result.startswith(_DELETED)}
-        others = [one.name for one in held if one.arn not in gone]
         return f"the schedule {others[0]} is in it." if others else ""
 
     def _there(self, kind: Kind) -> list[Found]:
@@ -298,6 +372,50 @@ class _Deletion:
         return self.session.clock.monotonic()
 
 
+def check_name(name: str | None) -> None:
+    """Refuse a name that is empty: it is that of what belongs to no deployment.
+
+    Raises:
+        SettingsError: When it is.
+    """
+    if name is not None and not name.strip():
+        raise SettingsError(
+            "The name of the deployment is empty: give one, or leave it out (None) for all of them."
+        )
+
+
+def _up(session: Session, name: str) -> Mapping[str, Any] | None:
+    """An endpoint that bills, as SageMaker describes it; None when there is none."""
+    told = resources.describe(session, ENDPOINT, name)
+    return told if told and told["EndpointStatus"] not in (FAILED, "Deleting") else None
+
+
+def _protect(
+    session: Session, gone: Found, endpoint: Mapping[str, Any], was_due: datetime | None
+) -> str:
+    """Guard an endpoint again whose schedule has just been deleted; what to say of it."""
+    name, owner = endpoint["EndpointName"], gone.owner or session.participant
+    as_owner = replace(session, participant=owner)
+    as_owner._clients = session._clients
+    try:
+        tags = resources.tags_of(session, endpoint["EndpointArn"])
+        due = resources.expires_in(tags) or was_due
+        if due is None and tags:
+            return ""  # it was to have none
+        if due is not None:
+            left_h = (due - session.clock.now()).total_seconds() / 3600
+            hours, recipe = max(left_h, _SOON_H), tags.get("recipe", "")
+            due = lifetime.protect(as_owner, name, hours=hours, recipe_name=recipe)
+            return f"{_KEPT}the endpoint {name} came meanwhile; it deletes itself at {in_utc(due)}."
+        problem = "when it was to be deleted cannot be read."
+    except WorkshopError as error:
+        problem = str(error)
+    return (
+        f"{_FAILED}the endpoint {name} came meanwhile and bills until it is deleted, as its "
+        f"schedule is gone: run the clean-up again ({problem})"
+    )
+
+
 def _in_order(found: Sequence[Found]) -> Callable[[Found], int]:
     """Where something stands in a list; what came later comes last."""
     places = {one: place for place, one in enumerate(found)}
@@ -305,7 +423,7 @@ def _in_order(found: Sequence[Found]) -> Callable[[Found], int]:
 
 
 def _row(work: _Deletion, found: Found) -> dict[str, str]:
-    hours, price = work.hours.get(found), work.price(found)
+    hours, cost = work.hours.get(found), work.costs.get(found)
     return {
         "participant": found.owner or "?",
         "kind": found.kind.label,
@@ -313,12 +431,14 @@ def _row(work: _Deletion, found: Found) -> dict[str, str]:
         "region": found.region,
         "result": work.results[found],
         "hours": "" if hours is None else f"{hours:.2f}",
-        "cost ($)": "" if hours is None or price is None else f"{hours * price:.2f}",
+        "cost ($)": "" if cost is None else f"{cost:.2f}",
     }
 
 
 def _interrupted(work: _Deletion) -> str:
     left = work.left()
+    if not work.begun:
+        return _NOTHING_DONE
     if not left:
         return "Interrupted, when everything had been deleted."
     named = "; ".join(

@@ -1,12 +1,12 @@
 """The instructor's view: who has what, and what it costs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from helpers.cleanup.view import View, look, say_unseen
-from helpers.resources import ENDPOINT
+from helpers.cleanup.view import Listing, View, bills, look, say_unseen
+from helpers.resources import ENDPOINT, Found
 from helpers.session import Session
 
 
@@ -14,8 +14,9 @@ def participants(session: Session, *, regions: str | Iterable[str] | None = None
     """The instructor's view: who has what, most expensive first.
 
     Returns:
-        One row a participant: participant, endpoints, regions, status, instances, hours (of the
-        oldest), so far ($), $/h, expires (the last of them), other things, target. `?` is who
+        One row a participant: participant, person (the name as it was given, where things are
+        named with a shorter one), endpoints, regions, status, instances (that bill), hours (of
+        the oldest), so far ($), $/h, expires (the last of them), other things, target. `?` is who
         cannot be told.
 
     Raises:
@@ -23,25 +24,32 @@ def participants(session: Session, *, regions: str | Iterable[str] | None = None
     """
     view = look(session, regions=regions, everyone=True)
     say_unseen(session, view)
+    return by_participant(session, view, view.found)
+
+
+def by_participant(session: Session, view: View, found: Sequence[Found]) -> pd.DataFrame:
+    """What was found, one row a participant, as `participants` describes it."""
     rows = [
-        _participant(session, view, owner) for owner in sorted({one.owner for one in view.found})
+        _participant(session, view, owner, [one for one in found if one.owner == owner])
+        for owner in sorted({one.owner for one in found})
     ]
-    columns = ["participant", "endpoints", "regions", "status", "instances", "hours"]
+    columns = ["participant", "person", "endpoints", "regions", "status", "instances", "hours"]
     columns += ["so far ($)", "$/h"]
-    frame = pd.DataFrame(rows, columns=[*columns, "expires", "other things", "target"])
+    frame = Listing(rows, columns=[*columns, "expires", "other things", "target"])
     return frame.sort_values("so far ($)", ascending=False, ignore_index=True, kind="stable")
 
 
-def _participant(session: Session, view: View, owner: str) -> dict[str, object]:
-    mine = [one for one in view.found if one.owner == owner]
+def _participant(
+    session: Session, view: View, owner: str, mine: Sequence[Found]
+) -> dict[str, object]:
     up = [one for one in mine if one.kind is ENDPOINT]
-    known = [endpoint for one in up if (endpoint := view.running.get(one.arn))]
-    expires = {view.expires[one.arn] for one in up}
-    now = session.clock.now()
-    oldest = min((one.created for one in up if one.created), default=now)
-    hours = (now - oldest).total_seconds() / 3600
+    billing = [one for one in up if bills(one) == "yes"]
+    known = [endpoint for one in billing if (endpoint := view.running.get(one.arn))]
+    expires = {view.expires[one.arn] for one in billing}
+    persons = sorted({(one.tags or {}).get("person", "") for one in mine} - {""})
     return {
         "participant": owner or "?",
+        "person": ", ".join(persons) if owner else "",
         "endpoints": len(up),
         "regions": ", ".join(sorted({one.region for one in up})),
         "status": ", ".join(
@@ -49,9 +57,9 @@ def _participant(session: Session, view: View, owner: str) -> dict[str, object]:
             for status, number in sorted(Counter(one.status for one in up).items())
         ),
         "instances": sum(one.instance_count for one in known),
-        "hours": round(max(0.0, hours), 1),
+        "hours": round(max((view.hours(one) or 0.0 for one in up), default=0.0), 1),
         "so far ($)": round(sum(view.cost(one) or 0.0 for one in up), 2),
-        "$/h": round(sum(one.price_per_hour or 0.0 for one in known), 2),
+        "$/h": round(sum(view.price(one) or 0.0 for one in billing), 2),
         "expires": next((one for one in ("never", "unknown") if one in expires), None)
         or max(expires, default=""),
         "other things": len(mine) - len(up),

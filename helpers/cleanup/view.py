@@ -11,11 +11,26 @@ from helpers import resources
 from helpers.containers import INF2_48XLARGE_REGIONS
 from helpers.endpoint import Endpoint
 from helpers.errors import EndpointError
-from helpers.resources import ENDPOINT, SCHEDULE, Found, Unseen
+from helpers.resources import ENDPOINT, FAILED, SCHEDULE, Found, Kind, Unseen
 from helpers.session import Session, in_utc
 
 ALL_REGIONS = "all"
 _LOOKERS = 16  # regions, or endpoints, at once
+_NAMED_REGIONS = 4  # more of them are counted in a sentence
+
+
+class Listing(pd.DataFrame):
+    """A table that says so when nothing is in it."""
+
+    @property
+    def _constructor(self) -> type["Listing"]:
+        return Listing
+
+    def __repr__(self) -> str:
+        return super().__repr__() if len(self) else "(nothing)"
+
+    def _repr_html_(self) -> str | None:
+        return super()._repr_html_() if len(self) else "<p>(nothing)</p>"  # type: ignore
 
 
 @dataclass(frozen=True)
@@ -37,11 +52,38 @@ class View:
     expires: Mapping[str, str]
 
     def cost(self, found: Found) -> float | None:
-        """$ that an endpoint has cost so far, at most; None when its price is unknown."""
+        """$ that an endpoint has cost so far, at most; None when its price is unknown.
+
+        One that has failed has no machine any more, if it ever had one.
+        """
         running = self.running.get(found.arn)
         if running is None or running.price_per_hour is None:
             return None
+        if running.status == FAILED:
+            return running.cost((running.modified - running.created).total_seconds())
         return running.cost_so_far(self.sessions[found.region])
+
+    def hours(self, found: Found) -> float | None:
+        """Hours for which an endpoint has billed so far, at most; None when that is unknown."""
+        running, until = self.running.get(found.arn), self.sessions[found.region].clock.now()
+        if running is not None and running.status == FAILED:
+            until = running.modified
+        return max(0.0, (until - found.created).total_seconds()) / 3600 if found.created else None
+
+    def price(self, found: Found) -> float | None:
+        """$ an hour of what bills by the hour from now on; None when it is unknown."""
+        running = self.running.get(found.arn)
+        return running.price_per_hour if running else None
+
+    def is_unseen(self, kind: Kind, region: str) -> bool:
+        """Whether something of a kind may be there that nobody could look at."""
+        return any(kind in one.kinds for one in self.unseen if one.region == region)
+
+    @property
+    def looked_at(self) -> str:
+        """The regions that were looked at, for a sentence."""
+        names = [one for one in self.sessions if not self.is_unseen(ENDPOINT, one)]
+        return ", ".join(names) if len(names) <= _NAMED_REGIONS else f"{len(names)} regions"
 
 
 def look(
@@ -51,8 +93,8 @@ def look(
 
     Args:
         session: The workshop's session.
-        regions: Names of regions, or `all` for those that offer ml.inf2.48xlarge and the
-            session's; the session's when left out.
+        regions: Names of regions, or `all` for all that have SageMaker; the session's when left
+            out.
         everyone: Not only what is the participant's.
 
     Raises:
@@ -71,7 +113,13 @@ def look(
         schedules = {(one.region, one.name): one for one in found.values() if one.kind is SCHEDULE}
         due = list(
             pool.map(
-                lambda one: _due(sessions[one.region], schedules.get((one.region, one.name))),
+                lambda one: _due(
+                    sessions[one.region],
+                    schedules.get((one.region, one.name)),
+                    is_seen=not any(
+                        SCHEDULE in hidden.kinds for hidden in unseen if hidden.region == one.region
+                    ),
+                ),
                 running,
             )
         )
@@ -112,9 +160,23 @@ def leftovers(
 
 
 def say_unseen(session: Session, view: View) -> None:
-    """Say where nobody could look; a whole region in one line."""
+    """Say where nobody could look; a whole region in one line, those not enabled in one as well."""
     for one in view.unseen:
-        session.say(f"Not looked at in {one.region}: {one.what} ({one.why.rstrip('.')}).")
+        if one.is_enabled:
+            session.say(f"Not looked at in {one.region}: {one.what} ({one.why.rstrip('.')}).")
+    closed = sorted(one.region for one in view.unseen if not one.is_enabled)
+    if closed:
+        session.say(f"Not enabled in this account, so nothing is there: {', '.join(closed)}.")
+
+
+def say_nothing(session: Session, view: View, whose: str) -> None:
+    """Say that nothing was found."""
+    session.say(f"Nothing of {whose} is here ({view.looked_at}).")
+
+
+def bills(found: Found) -> str:
+    """Whether something bills: `yes` by the hour, `storage` by the gigabyte, or `no`."""
+    return "no" if found.kind is ENDPOINT and found.status == FAILED else found.kind.bills
 
 
 def table(session: Session, view: View, found: Iterable[Found], *, everyone: bool) -> pd.DataFrame:
@@ -130,7 +192,7 @@ def table(session: Session, view: View, found: Iterable[Found], *, everyone: boo
                 "region": one.region,
                 "created": in_utc(one.created) if one.created else "",
                 "status": one.status,
-                "bills?": one.kind.bills,
+                "bills?": bills(one),
                 "so far ($)": "" if cost is None else f"{cost:.2f}",
                 "expires": view.expires.get(one.arn, ""),
                 "whose?": "" if one.owner else unclear(one),
@@ -138,7 +200,7 @@ def table(session: Session, view: View, found: Iterable[Found], *, everyone: boo
             }
         )
     columns = ["participant", "kind", "name", "region", "created", "status", "bills?"]
-    frame = pd.DataFrame(rows, columns=[*columns, "so far ($)", "expires", "whose?", "target"])
+    frame = Listing(rows, columns=[*columns, "so far ($)", "expires", "whose?", "target"])
     return frame if everyone else frame.drop(columns="participant")
 
 
@@ -152,10 +214,12 @@ def unclear(found: Found) -> str:
 def _regions(session: Session, regions: str | Iterable[str] | None) -> list[str]:
     if regions is None:
         return [session.region]
-    if isinstance(regions, str):
-        regions = INF2_48XLARGE_REGIONS if regions == ALL_REGIONS else [regions]
-        regions = [session.region, *regions] if len(regions) > 1 else regions
-    return list(dict.fromkeys(regions))
+    if regions == ALL_REGIONS:
+        boto = session.boto
+        partition = boto.get_partition_for_region(session.region)
+        offered = boto.get_available_regions("sagemaker", partition)
+        regions = [session.region, *INF2_48XLARGE_REGIONS, *offered]
+    return [regions] if isinstance(regions, str) else list(dict.fromkeys(regions))
 
 
 def _running(session: Session, found: Found) -> Endpoint | None:
@@ -165,10 +229,10 @@ def _running(session: Session, found: Found) -> Endpoint | None:
         return None
 
 
-def _due(session: Session, schedule: Found | None) -> str:
+def _due(session: Session, schedule: Found | None, *, is_seen: bool) -> str:
     """When an endpoint is deleted by its schedule, which alone does it: a tag only says so."""
     if schedule is None:
-        return "never"
+        return "never" if is_seen else "unknown"
     try:
         due = resources.due(session, schedule)
     except EndpointError:

@@ -12,7 +12,7 @@ from helpers.errors import EndpointError
 from helpers.resources.bucket import OBJECTS
 from helpers.resources.kind import ABSENT, ERRORS, Found, Kind, by_key, code, is_missing
 from helpers.resources.logs import LOG_GROUP
-from helpers.resources.names import PREFIX, WORKSHOP
+from helpers.resources.names import LOG_GROUPS, PREFIX, WORKSHOP
 from helpers.resources.sagemaker import CONFIG, ENDPOINT, MODEL
 from helpers.resources.scaling_targets import SCALING_TARGET
 from helpers.resources.schedules import SCHEDULE, SCHEDULE_GROUP
@@ -99,13 +99,15 @@ def look(
     prefix = f"{PREFIX}-{participant}-" if participant else f"{PREFIX}-"
     found: list[Found] = []
     unseen: list[Unseen] = []
-    for kind in kinds:
+    # Endpoints first: a region that SageMaker does not answer in is closed, and asked no more.
+    for kind in sorted(kinds, key=lambda one: one is not ENDPOINT):
         try:
-            found += kind.listed(session, prefix)
+            for one in kind.listed(session, prefix):  # one by one: what was seen counts
+                found.append(one)
         except ERRORS as error:
-            if is_missing(error):  # no such bucket
+            if is_missing(error):
                 continue
-            if _is_closed(error):
+            if kind is ENDPOINT and not found and _is_closed(error):
                 enabled = not _is_not_enabled(error)
                 return [], [Unseen(session.region, ALL_KINDS, "anything", reason(error), enabled)]
             unseen.append(Unseen(session.region, (kind,), f"{kind.label}s", reason(error)))
@@ -178,13 +180,19 @@ def _named_otherwise(
     missing = set(tagged) - {one.arn.lower() for one in found}
     for kind in kinds:
         # What is named so and was not listed has gone: the tagging service remembers it.
-        if any(_is_of(kind, arn) and prefix not in f"{arn}-" for arn in missing):
+        if any(_is_of(kind, arn) and not _is_named(kind, arn, prefix) for arn in missing):
             yield from (one for one in kind.listed(session, "") if one.arn.lower() in missing)
 
 
 def _is_of(kind: Kind, arn: str) -> bool:
     _, _, service, _, _, rest = arn.split(":", 5)
     return bool(kind.in_arn) and service == kind.service and rest.startswith(kind.in_arn)
+
+
+def _is_named(kind: Kind, arn: str, prefix: str) -> bool:
+    """Whether the name in an ARN, in small letters, begins as the workshop's do."""
+    name = arn.split(":", 5)[5].removeprefix(kind.in_arn).removeprefix(LOG_GROUPS.lower())
+    return f"{name}-".startswith(prefix.lower())
 
 
 def _with_tags(

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from helpers.recipes import RECIPES
@@ -10,6 +11,7 @@ from helpers.session import Session
 PREFIX = "inf2-workshop"
 WORKSHOP = "inferentia2"  # value of the tag `workshop`
 NAME_LENGTH = 63  # SageMaker: letters, digits and single hyphens
+TAG_LENGTH = 256  # of its value: letters, digits, spaces and _.:/=+-@ (tagging, AWS reference)
 LOG_GROUPS = "/aws/sagemaker/Endpoints/"  # SageMaker's, one an endpoint
 FOLDER = f"{PREFIX}/"  # in the bucket, one folder a participant
 
@@ -38,13 +40,27 @@ def participant_in(name: str) -> str:
 
 
 def tags(session: Session, recipe_name: str, *, expires: datetime | None = None) -> dict[str, str]:
-    """The tags on everything the workshop creates; `expires` is a moment in UTC, or `never`."""
+    """The tags on everything the workshop creates; `expires` is a moment in UTC, or `never`.
+
+    `person` is there when the participant's own name is longer, or spelt differently.
+    """
+    person = re.sub(r"[^\w\s.:/=+@-]", " ", session.person).strip()[:TAG_LENGTH]
     return {
         "workshop": WORKSHOP,
         "participant": session.participant,
         "recipe": recipe_name,
         "expires": expires.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if expires else "never",
+        **({"person": person} if person else {}),
     }
+
+
+def expires_in(tags: Mapping[str, str]) -> datetime | None:
+    """The moment that the tag `expires` names; None without one."""
+    try:
+        told = datetime.fromisoformat(tags.get("expires", ""))
+    except ValueError:
+        return None
+    return told if told.tzinfo else told.replace(tzinfo=UTC)
 
 
 def _in_names(text: str) -> str:

@@ -20,6 +20,7 @@ from helpers.resources.kind import (
 )
 from helpers.session import Session, reason
 
+FAILED = "Failed"  # it has no machine, and bills nothing
 IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack")
 
 
