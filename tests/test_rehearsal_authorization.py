@@ -20,11 +20,20 @@ from small_aws import create_endpoint
 
 from helpers import messages
 from helpers.rehearsal import launch
-from helpers.rehearsal.aws import accesslog, actions, identities, policies, services
+from helpers.rehearsal.aws import (
+    accesslog,
+    actions,
+    identities,
+    operations,
+    policies,
+    services,
+)
 from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import Place
+from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.aws.policies import Context, Decision
 from helpers.rehearsal.server import Request
+from helpers.rehearsal.signature import Signed
 from helpers.session import open_session
 
 ACCOUNT = "123456789012"
@@ -1093,6 +1102,12 @@ OPERATIONS = st.sampled_from(
         "AssumeRole",
     ]
 )
+
+
+def signed_for(service):
+    return Signed("AKIA", "20261122", "us-east-1", service, ("host",), "0", "", None)
+
+
 SERVICES = st.sampled_from([*services.OFFERED, "sagemaker", "application-autoscaling", "pricing"])
 
 
@@ -1108,11 +1123,19 @@ SERVICES = st.sampled_from([*services.OFFERED, "sagemaker", "application-autosca
 def test_whatever_is_sent_asks_for_something(
     service, method, path, query, operation, body, in_json
 ):
-    headers = {"x-amz-target": f"X.{operation}"} if in_json else {"host": "b.localhost"}
+    headers = {"host": "b.localhost"}
+    if in_json:
+        prefix = operations._model(service).metadata.get("targetPrefix", "X")
+        headers = {"x-amz-target": f"{prefix}.{operation}"}
     if isinstance(body, dict):
         body = (json.dumps(body) if in_json else f"Action={operation}&{urlencode(body)}").encode()
     request = Request(method, path, query, headers, body)
-    asks = actions.asked(request, service, Place("us-east-1", ACCOUNT))
+    try:
+        read = operations.read(request, signed_for(service))
+    except AwsError as error:
+        assert str(error)
+        return
+    asks = actions.asked(read, Place("us-east-1", ACCOUNT))
     prefix = {"monitoring": "cloudwatch", "tagging": "tag"}.get(service, service)
     assert asks[0].action.startswith(f"{prefix}:")
     assert all(isinstance(one.resource, str) and one.resource for one in asks)
