@@ -354,6 +354,38 @@ def test_a_boundary_and_a_sessions_policy_limit_what_a_role_may(admin):
     assert "because no permissions boundary allows" in refused(logs.describe_log_groups)[2]
 
 
+def test_a_boundary_limits_what_a_user_may(admin):
+    iam = admin.client("iam")
+    limits = iam.create_policy(
+        PolicyName="of-users", PolicyDocument=document(statement(Action="sagemaker:*"))
+    )["Policy"]["Arn"]
+    iam.create_user(UserName="limited", PermissionsBoundary=limits)
+    iam.put_user_policy(UserName="limited", PolicyName="p", PolicyDocument=document(statement()))
+    told = iam.get_user(UserName="limited")["User"]["PermissionsBoundary"]
+    assert told["PermissionsBoundaryArn"] == limits
+    key = iam.create_access_key(UserName="limited")["AccessKey"]
+    logs = client_of(admin, "logs", key)
+    assert client_of(admin, "sagemaker", key).list_models()["Models"] == []
+    assert refused(logs.describe_log_groups)[2].endswith(
+        "because no permissions boundary allows the logs:DescribeLogGroups action"
+    )
+    iam.delete_user_permissions_boundary(UserName="limited")
+    assert logs.describe_log_groups()
+    iam.put_user_permissions_boundary(UserName="limited", PermissionsBoundary=limits)
+    refused(logs.describe_log_groups)
+
+
+def test_an_inline_policy_and_an_attached_one_of_the_same_name_both_count(admin):
+    anna, iam = Someone(admin), admin.client("iam")
+    anna.put(statement(Action="sagemaker:ListModels"), name="same")
+    attached = iam.create_policy(
+        PolicyName="same", PolicyDocument=document(statement(Action="logs:DescribeLogGroups"))
+    )
+    iam.attach_user_policy(UserName=anna.name, PolicyArn=attached["Policy"]["Arn"])
+    assert anna.client("sagemaker").list_models()["Models"] == []
+    assert anna.client("logs").describe_log_groups()
+
+
 def test_a_role_is_assumed_when_both_sides_allow_it(admin):
     assume = admin.client("sts").assume_role
     told = refused(assume, RoleArn=f"{ROLE}inf2-workshop-execution", RoleSessionName="anna")
@@ -900,6 +932,7 @@ def test_who_may_not_simulate_is_told_so(session):
 
 CONTEXT = {
     "aws:username": ("anna",),
+    "aws:principalarn": (f"{USER}anna",),
     "aws:tagkeys": ("team", "cost"),
     "aws:requesttag/team": ("blue",),
     "aws:currenttime": ("2026-11-28T12:00:00Z",),
@@ -930,8 +963,11 @@ def allows(*statements, **asked):
         ({"Resource": "arn:aws:s3:::b/*"}, True),
         ({"Resource": "arn:aws:s3:::B/*"}, False),
         ({"Resource": "arn:aws:s3:*:*:b/k"}, True),
-        ({"Resource": "arn:aws:s3:*"}, False),
-        ({"Resource": "arn:*:b/k"}, False),
+        ({"Resource": "arn:aws:s3:*"}, True),
+        ({"Resource": "arn:aws:*"}, True),
+        ({"Resource": "arn:aws:sqs:*"}, False),
+        ({"Resource": "arn:*:b/k"}, True),
+        ({"Resource": "arn:*s:b/k"}, False),
         ({"Resource": "arn:aws:s3:::?/${aws:username}"}, False),
     ],
 )
@@ -948,10 +984,13 @@ def test_all_but_some_actions_or_resources():
     assert allows(elsewhere, resource="arn:aws:s3:::c/k")
 
 
-def test_a_wildcard_spans_no_colon_before_the_fifth():
+def test_a_wildcard_spans_no_colon_before_the_fifth_unless_it_ends_its_segment():
     arn = "arn:aws:logs:us-east-1:1:log-group:a:log-stream:b"
     assert allows(statement(Resource="arn:aws:logs:*:1:log-group:a*"), resource=arn)
-    assert not allows(statement(Resource="arn:aws:logs:*:log-group:a*"), resource=arn)
+    assert allows(statement(Resource="arn:aws:logs:*:log-group:a*"), resource=arn)
+    assert not allows(statement(Resource="arn:aws:logs:u*1:log-group:a*"), resource=arn)
+    everything_there = statement("Deny", Resource="arn:aws:logs:*")
+    assert decide(statement(), everything_there, resource=arn) is Decision.EXPLICIT_DENY
 
 
 def test_variables_stand_for_what_is_known_of_the_request():
@@ -1012,7 +1051,11 @@ def test_a_value_with_a_wildcard_in_it_matches_only_itself():
         ("DateGreaterThan", "aws:CurrentTime", "1795000000", True),
         ("IpAddress", "aws:SourceIp", "127.0.0.0/8", True),
         ("NotIpAddress", "aws:SourceIp", "127.0.0.0/8", False),
+        ("IpAddress", "aws:SourceIp", ["here", "127.0.0.0/8"], True),
+        ("NotIpAddress", "aws:SourceIp", ["here", "127.0.0.0/8"], False),
         ("ArnLike", "aws:username", "arn:aws:iam::*:user/x", False),
+        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam::*:user/anna", True),
+        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam:*", False),
         # Not known, so refused
         ("StringSounds", "aws:username", "anna", False),
         ("ForSomeValues:StringEquals", "aws:TagKeys", "team", False),
@@ -1023,6 +1066,10 @@ def test_a_value_with_a_wildcard_in_it_matches_only_itself():
         ("DateLessThan", "aws:username", "2026-12-01", False),
         ("DateLessThan", "aws:CurrentTime", "tomorrow", False),
         ("IpAddress", "aws:SourceIp", "here", False),
+        ("NotIpAddress", "aws:SourceIp", ["here", "10.0.0.0/8"], False),
+        ("NumericGreaterThan", "s3:max-keys", "-inf", False),
+        ("NumericLessThan", "s3:max-keys", "inf", False),
+        ("NumericNotEquals", "s3:max-keys", "nan", False),
     ],
 )
 def test_conditions_are_met_as_in_iam(operator, key, values, met):

@@ -170,6 +170,7 @@ class Services:
         moto_api_backend.reset()  # moto's state is the process's: nothing of an earlier one's
         _take_over_time_and_chance()
         mends.mend_cloudwatch()
+        mends.mend_iam()
         self._app = DomainDispatcherApplication(create_backend_app)
         with _moment(_SEEDED_S, 0):
             identities.seed(self._account, REGION)
