@@ -14,6 +14,7 @@ from helpers.errors import SettingsError
 TARGETS = ("rehearsal", "aws")
 IDENTITIES = ("participant", "instructor", "laptop", "admin")  # of the rehearsal
 DEFAULT_SPEED = 60.0  # one second here is one minute there
+HIGHEST_SPEED = 86_400.0  # one second here is one day there: AWS time soon ends beyond it
 CHOICES = ("region", "participant", "role_arn")  # kept for each target
 ROOT = Path(__file__).resolve().parent.parent
 # What runs this, as it is called from the repository's folder.
@@ -79,7 +80,7 @@ def load(
 
     Raises:
         SettingsError: When the target or the identity is unknown, or the speed is no positive
-            number.
+            number or too high.
     """
 
     def first(*names: str) -> str | None:
@@ -216,9 +217,9 @@ def _speed(value: str | None) -> float:
         speed = float(value)
     except ValueError:
         speed = math.nan
-    if not 0 < speed < math.inf:
+    if not 0 < speed <= HIGHEST_SPEED:
         raise SettingsError(
             f"WORKSHOP_SPEED is {value!r}: give a positive number of AWS seconds per real second, "
-            f"e.g. {DEFAULT_SPEED:g}."
+            f"{HIGHEST_SPEED:.0f} at most, e.g. {DEFAULT_SPEED:g}."
         )
     return speed

@@ -17,6 +17,7 @@ from botocore.session import Session as BotoSession
 from helpers import contracts, recipes
 from helpers.rehearsal import hub, routes, timeline
 from helpers.rehearsal.aws import control, modeldata, services
+from helpers.rehearsal.faults import Faults
 from helpers.rehearsal.server import Server
 
 ORIGIN = 1_790_000_000.0
@@ -92,7 +93,7 @@ class World:
         gated = {recipe.model_id: recipe.gated for recipe in recipes.RECIPES.values()}
         self.services.wait()
         self.timeline = timeline.Timeline(clock)
-        self.faults = {}
+        self.faults = Faults()
         self.control = control.ControlPlane(
             self.timeline,
             logs=self.services,
@@ -119,7 +120,7 @@ class World:
         self.client("sts").get_caller_identity()  # everything is loaded
         self.control.restore({"catalog": [], "endpoints": {}, "journal": []})
         self.timeline.restore([])
-        self.faults.clear()
+        self.faults.put({})
 
     def restarted(self):
         """Put what would be kept into a control plane that knows nothing; returns it."""

@@ -20,11 +20,20 @@ from small_aws import create_endpoint
 
 from helpers import messages
 from helpers.rehearsal import launch
-from helpers.rehearsal.aws import accesslog, actions, identities, policies, services
+from helpers.rehearsal.aws import (
+    accesslog,
+    actions,
+    identities,
+    operations,
+    policies,
+    services,
+)
 from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import Place
+from helpers.rehearsal.aws.awsjson import AwsError
 from helpers.rehearsal.aws.policies import Context, Decision
 from helpers.rehearsal.server import Request
+from helpers.rehearsal.signature import Signed
 from helpers.session import open_session
 
 ACCOUNT = "123456789012"
@@ -343,6 +352,38 @@ def test_a_boundary_and_a_sessions_policy_limit_what_a_role_may(admin):
     )
     logs = client_of(admin, "logs", keys["Credentials"])
     assert "because no permissions boundary allows" in refused(logs.describe_log_groups)[2]
+
+
+def test_a_boundary_limits_what_a_user_may(admin):
+    iam = admin.client("iam")
+    limits = iam.create_policy(
+        PolicyName="of-users", PolicyDocument=document(statement(Action="sagemaker:*"))
+    )["Policy"]["Arn"]
+    iam.create_user(UserName="limited", PermissionsBoundary=limits)
+    iam.put_user_policy(UserName="limited", PolicyName="p", PolicyDocument=document(statement()))
+    told = iam.get_user(UserName="limited")["User"]["PermissionsBoundary"]
+    assert told["PermissionsBoundaryArn"] == limits
+    key = iam.create_access_key(UserName="limited")["AccessKey"]
+    logs = client_of(admin, "logs", key)
+    assert client_of(admin, "sagemaker", key).list_models()["Models"] == []
+    assert refused(logs.describe_log_groups)[2].endswith(
+        "because no permissions boundary allows the logs:DescribeLogGroups action"
+    )
+    iam.delete_user_permissions_boundary(UserName="limited")
+    assert logs.describe_log_groups()
+    iam.put_user_permissions_boundary(UserName="limited", PermissionsBoundary=limits)
+    refused(logs.describe_log_groups)
+
+
+def test_an_inline_policy_and_an_attached_one_of_the_same_name_both_count(admin):
+    anna, iam = Someone(admin), admin.client("iam")
+    anna.put(statement(Action="sagemaker:ListModels"), name="same")
+    attached = iam.create_policy(
+        PolicyName="same", PolicyDocument=document(statement(Action="logs:DescribeLogGroups"))
+    )
+    iam.attach_user_policy(UserName=anna.name, PolicyArn=attached["Policy"]["Arn"])
+    assert anna.client("sagemaker").list_models()["Models"] == []
+    assert anna.client("logs").describe_log_groups()
 
 
 def test_a_role_is_assumed_when_both_sides_allow_it(admin):
@@ -891,6 +932,7 @@ def test_who_may_not_simulate_is_told_so(session):
 
 CONTEXT = {
     "aws:username": ("anna",),
+    "aws:principalarn": (f"{USER}anna",),
     "aws:tagkeys": ("team", "cost"),
     "aws:requesttag/team": ("blue",),
     "aws:currenttime": ("2026-11-28T12:00:00Z",),
@@ -921,8 +963,11 @@ def allows(*statements, **asked):
         ({"Resource": "arn:aws:s3:::b/*"}, True),
         ({"Resource": "arn:aws:s3:::B/*"}, False),
         ({"Resource": "arn:aws:s3:*:*:b/k"}, True),
-        ({"Resource": "arn:aws:s3:*"}, False),
-        ({"Resource": "arn:*:b/k"}, False),
+        ({"Resource": "arn:aws:s3:*"}, True),
+        ({"Resource": "arn:aws:*"}, True),
+        ({"Resource": "arn:aws:sqs:*"}, False),
+        ({"Resource": "arn:*:b/k"}, True),
+        ({"Resource": "arn:*s:b/k"}, False),
         ({"Resource": "arn:aws:s3:::?/${aws:username}"}, False),
     ],
 )
@@ -939,10 +984,13 @@ def test_all_but_some_actions_or_resources():
     assert allows(elsewhere, resource="arn:aws:s3:::c/k")
 
 
-def test_a_wildcard_spans_no_colon_before_the_fifth():
+def test_a_wildcard_spans_no_colon_before_the_fifth_unless_it_ends_its_segment():
     arn = "arn:aws:logs:us-east-1:1:log-group:a:log-stream:b"
     assert allows(statement(Resource="arn:aws:logs:*:1:log-group:a*"), resource=arn)
-    assert not allows(statement(Resource="arn:aws:logs:*:log-group:a*"), resource=arn)
+    assert allows(statement(Resource="arn:aws:logs:*:log-group:a*"), resource=arn)
+    assert not allows(statement(Resource="arn:aws:logs:u*1:log-group:a*"), resource=arn)
+    everything_there = statement("Deny", Resource="arn:aws:logs:*")
+    assert decide(statement(), everything_there, resource=arn) is Decision.EXPLICIT_DENY
 
 
 def test_variables_stand_for_what_is_known_of_the_request():
@@ -1003,7 +1051,11 @@ def test_a_value_with_a_wildcard_in_it_matches_only_itself():
         ("DateGreaterThan", "aws:CurrentTime", "1795000000", True),
         ("IpAddress", "aws:SourceIp", "127.0.0.0/8", True),
         ("NotIpAddress", "aws:SourceIp", "127.0.0.0/8", False),
+        ("IpAddress", "aws:SourceIp", ["here", "127.0.0.0/8"], True),
+        ("NotIpAddress", "aws:SourceIp", ["here", "127.0.0.0/8"], False),
         ("ArnLike", "aws:username", "arn:aws:iam::*:user/x", False),
+        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam::*:user/anna", True),
+        ("ArnLike", "aws:PrincipalArn", "arn:aws:iam:*", False),
         # Not known, so refused
         ("StringSounds", "aws:username", "anna", False),
         ("ForSomeValues:StringEquals", "aws:TagKeys", "team", False),
@@ -1014,6 +1066,10 @@ def test_a_value_with_a_wildcard_in_it_matches_only_itself():
         ("DateLessThan", "aws:username", "2026-12-01", False),
         ("DateLessThan", "aws:CurrentTime", "tomorrow", False),
         ("IpAddress", "aws:SourceIp", "here", False),
+        ("NotIpAddress", "aws:SourceIp", ["here", "10.0.0.0/8"], False),
+        ("NumericGreaterThan", "s3:max-keys", "-inf", False),
+        ("NumericLessThan", "s3:max-keys", "inf", False),
+        ("NumericNotEquals", "s3:max-keys", "nan", False),
     ],
 )
 def test_conditions_are_met_as_in_iam(operator, key, values, met):
@@ -1093,6 +1149,12 @@ OPERATIONS = st.sampled_from(
         "AssumeRole",
     ]
 )
+
+
+def signed_for(service):
+    return Signed("AKIA", "20261122", "us-east-1", service, ("host",), "0", "", None)
+
+
 SERVICES = st.sampled_from([*services.OFFERED, "sagemaker", "application-autoscaling", "pricing"])
 
 
@@ -1108,11 +1170,19 @@ SERVICES = st.sampled_from([*services.OFFERED, "sagemaker", "application-autosca
 def test_whatever_is_sent_asks_for_something(
     service, method, path, query, operation, body, in_json
 ):
-    headers = {"x-amz-target": f"X.{operation}"} if in_json else {"host": "b.localhost"}
+    headers = {"host": "b.localhost"}
+    if in_json:
+        prefix = operations._model(service).metadata.get("targetPrefix", "X")
+        headers = {"x-amz-target": f"{prefix}.{operation}"}
     if isinstance(body, dict):
         body = (json.dumps(body) if in_json else f"Action={operation}&{urlencode(body)}").encode()
     request = Request(method, path, query, headers, body)
-    asks = actions.asked(request, service, Place("us-east-1", ACCOUNT))
+    try:
+        read = operations.read(request, signed_for(service))
+    except AwsError as error:
+        assert str(error)
+        return
+    asks = actions.asked(read, Place("us-east-1", ACCOUNT))
     prefix = {"monitoring": "cloudwatch", "tagging": "tag"}.get(service, service)
     assert asks[0].action.startswith(f"{prefix}:")
     assert all(isinstance(one.resource, str) and one.resource for one in asks)

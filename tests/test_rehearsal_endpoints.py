@@ -304,7 +304,7 @@ def test_who_holds_containers_is_told_when_they_are_gone(sagemaker, world):
 
 
 def test_without_capacity_an_endpoint_fails_with_awss_reason(sagemaker, world):
-    world.faults["no-capacity"] = {}
+    world.faults.add("no-capacity", {})
     create_endpoint(sagemaker, "f")
     world.clock.now_s += endpoints.NO_CAPACITY_S + 1
     told = sagemaker.describe_endpoint(EndpointName="f")
@@ -312,8 +312,18 @@ def test_without_capacity_an_endpoint_fails_with_awss_reason(sagemaker, world):
     assert told["FailureReason"].startswith("Unable to provision requested ML compute capacity")
 
 
+def test_without_capacity_in_one_region_the_next_has_it(sagemaker, world):
+    world.faults.add("no-capacity", {"regions": 1})
+    elsewhere = world.client("sagemaker", "us-west-2")
+    create_endpoint(sagemaker, "f")
+    create_endpoint(elsewhere, "f")
+    world.clock.now_s += 3 * 3600
+    told = [one.describe_endpoint(EndpointName="f") for one in (sagemaker, elsewhere)]
+    assert [one["EndpointStatus"] for one in told] == ["Failed", "InService"]
+
+
 def test_without_capacity_scaling_out_leaves_the_replicas_there_were(sagemaker, world):
-    world.faults["no-capacity"] = {}
+    world.faults.add("no-capacity", {})
     scale(sagemaker, 4)
     world.clock.now_s += endpoints.NO_CAPACITY_S + 1
     assert (status_of(sagemaker), counts(sagemaker)) == ("InService", (1, 1))
@@ -322,7 +332,7 @@ def test_without_capacity_scaling_out_leaves_the_replicas_there_were(sagemaker, 
 
 
 def test_a_license_that_was_not_accepted_stands_in_the_containers_log_only(sagemaker, world):
-    world.faults["gated-model"] = {}
+    world.faults.add("gated-model", {})
     create_endpoint(sagemaker, "gated")
     world.clock.now_s += IN_SERVICE_S
     assert sagemaker.describe_endpoint(EndpointName="gated")["FailureReason"] == PING
@@ -332,7 +342,7 @@ def test_a_license_that_was_not_accepted_stands_in_the_containers_log_only(sagem
 
 
 def test_a_container_that_never_answers_fails_when_its_time_is_up(sagemaker, world):
-    world.faults["health-check"] = {}
+    world.faults.add("health-check", {})
     create_endpoint(sagemaker, "silent")
     world.clock.now_s += startup.INSTANCE_S + 2399
     assert status_of(sagemaker, "silent") == "Creating"

@@ -87,6 +87,17 @@ def test_a_fault_strikes_every_nth_time_and_counts_anew_when_it_is_put():
         assert active.strikes("garbage") == {"every": 1, "tokens": 10}
 
 
+def test_a_fault_strikes_in_all_regions_or_in_the_first_that_are_asked():
+    active = Faults()
+    assert not active.strikes_in("no-capacity", "us-east-1")
+    active.put({"no-capacity": True})
+    assert [active.strikes_in("no-capacity", one) for one in ("a", "b", "c")] == [True] * 3
+    for _ in range(2):
+        active.add("no-capacity", {"regions": 2})
+        asked = [active.strikes_in("no-capacity", one) for one in ("b", "b", "a", "c", "a", "b")]
+        assert asked == [True, True, True, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [

@@ -313,6 +313,7 @@ def test_a_server_in_use_does_not_stop_for_idleness(here):
         (["--speed", "0"], "must be more than 0"),
         (["--speed", "nan"], "0 or more"),
         (["--speed", "fast"], "--speed"),
+        (["--speed", "1e18"], "at most 86400"),
         (["--idle-minutes", "-1"], "0 or more"),
     ],
 )

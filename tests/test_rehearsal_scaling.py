@@ -17,6 +17,7 @@ from small_aws import (
 
 from helpers.rehearsal.aws import autoscaling, control, endpoints, metrics
 from helpers.rehearsal.aws.awsjson import AwsError
+from helpers.rehearsal.faults import Faults
 from helpers.rehearsal.timeline import Timeline
 
 # On a minute; after ORIGIN, and long enough for an endpoint to come up.
@@ -52,7 +53,7 @@ class World:
     """An account with one endpoint, `e`, in service, and a clock that a test moves."""
 
     def __init__(self, door):
-        self.clock, self.faults, self.limit, self.published = SetClock(), {}, 20, []
+        self.clock, self.faults, self.limit, self.published = SetClock(), Faults(), 20, []
         self._door = door
         self.open()
         create_endpoint(self.sagemaker)
@@ -707,7 +708,7 @@ def test_a_quota_that_is_reached_is_a_failed_activity(world):
 def test_replicas_that_never_come_leave_an_unfulfilled_activity(world):
     world.register()
     world.put_policy(10.0)
-    world.faults["no-capacity"] = {}
+    world.faults.add("no-capacity", {})
     world.load(3, 25)
     world.wait(endpoints.NO_CAPACITY_S + 60)
     assert world.counts() == (1, 1)

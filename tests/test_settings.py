@@ -64,7 +64,7 @@ def test_a_misspelt_target_is_refused_and_never_taken_for_aws(target):
         settings.load({"WORKSHOP_TARGET": target})
 
 
-@pytest.mark.parametrize("speed", ["0", "-3", "fast", "nan", "inf"])
+@pytest.mark.parametrize("speed", ["0", "-3", "fast", "nan", "inf", "1e18", "86401"])
 def test_a_speed_that_makes_no_sense_is_refused(speed):
     with pytest.raises(SettingsError, match="WORKSHOP_SPEED"):
         settings.load({"WORKSHOP_SPEED": speed})

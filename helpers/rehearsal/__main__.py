@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=4566, help="0 for any (default: 4566)")
     parser.add_argument(
         "--speed",
-        type=_positive,
+        type=_speed,
         default=settings.DEFAULT_SPEED,
         help="seconds of AWS time in one real second (default: %(default)g)",
     )
@@ -115,6 +115,13 @@ def _positive(text: str) -> float:
     number = _not_negative(text)
     if number == 0:
         raise argparse.ArgumentTypeError("must be more than 0")
+    return number
+
+
+def _speed(text: str) -> float:
+    number = _positive(text)
+    if number > settings.HIGHEST_SPEED:
+        raise argparse.ArgumentTypeError(f"at most {settings.HIGHEST_SPEED:.0f}, not {text}")
     return number
 
 

@@ -70,6 +70,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
                 "the region has no free machine",
                 "control plane",
                 "the endpoint ends Failed, for insufficient capacity",
+                {"regions": Option(0, 0, 100, True, "in the first N regions asked, 0 in all")},
             ),
             Fault(
                 "gated-model",
@@ -169,6 +170,7 @@ class Faults:
     def __init__(self) -> None:
         self._active: dict[str, Options] = {}
         self._asked: dict[str, int] = {}
+        self._regions: dict[str, list[str]] = {}  # in the order in which they were asked for
 
     def __bool__(self) -> bool:
         """Whether any is active."""
@@ -190,7 +192,7 @@ class Faults:
             fault = _fault(name)
             if given is not False:
                 active[name] = _options(fault, given)
-        self._active, self._asked = active, dict.fromkeys(active, 0)
+        self._active, self._asked, self._regions = active, dict.fromkeys(active, 0), {}
 
     def add(self, name: str, given: object) -> None:
         """Turn one fault on, or give it other options; the others stay as they are.
@@ -200,6 +202,7 @@ class Faults:
         """
         self._active[name] = _options(_fault(name), given)
         self._asked[name] = 0
+        self._regions.pop(name, None)
 
     def remove(self, name: str) -> None:
         """Turn one fault off; nothing happens when it is not on."""
@@ -220,6 +223,17 @@ class Faults:
             return None
         self._asked[name] += 1
         return None if self._asked[name] % options.get("every", 1) else options
+
+    def strikes_in(self, name: str, region: str) -> bool:
+        """Like `get`, asked on behalf of a region: false as well beyond the first `regions`."""
+        options = self._active.get(name)
+        if options is None:
+            return False
+        regions = self._regions.setdefault(name, [])
+        if region not in regions:
+            regions.append(region)
+        most = options.get("regions", 0)
+        return not most or regions.index(region) < most
 
 
 def parse(text: str) -> dict[str, dict[str, float]]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from helpers.clock import Clock
 from helpers.errors import RehearsalError
@@ -23,6 +22,7 @@ from helpers.rehearsal.server import Answer, Request, Response
 from helpers.rehearsal.state import State
 
 if TYPE_CHECKING:
+    from helpers.rehearsal.aws.operations import Operation
     from helpers.rehearsal.signature import Signed
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,7 @@ NAME = "rehearsal"
 ROOT = "/_rehearsal"
 
 _TICK_S = 0.1  # real seconds
-_RUNTIME = re.compile(
-    r"/endpoints/([^/]+)/(invocations|invocations-response-stream|openai/v1/chat/completions)"
-)
+_TOKEN_DOOR = "/openai/v1/chat/completions"  # which alone takes bearer tokens
 _HUB = re.compile(r"/api/|/[^/]+/[^/]+/resolve/")
 _FAULTS = re.compile("(GET|PUT|DELETE) /faults(?:/([a-z-]+))?")
 _READS = ("Describe", "Get", "List")
@@ -90,16 +88,22 @@ class Parts:
     tagging: Any = None
     rights: Any = None
 
+    @property
+    def signed_for(self) -> dict[str, Any]:
+        """The same services by what their requests are signed for."""
+        return {service.signing_name: service for service in self.targets.values()}
+
 
 def load(clock: Clock, options: Options) -> Parts:
     """Import and build all parts; takes seconds, beside a server that already answers."""
     from botocore.session import Session
 
-    from helpers.rehearsal.aws import awsjson, control, services
+    from helpers.rehearsal.aws import awsjson, control, operations, services
     from helpers.rehearsal.timeline import Timeline
 
     aws = services.Services(awsjson.ACCOUNT, options.state.journal, clock=clock.time)
     model = Session().get_service_model
+    operations.load()
 
     from helpers import recipes
     from helpers.rehearsal import hub
@@ -235,35 +239,39 @@ class FrontDoor:
             response.respond(*parts.hub.answer(request.path, request.headers, request.query))
             return
 
-        from helpers.rehearsal.aws import actions, services
+        from helpers.rehearsal.aws import operations, services
         from helpers.rehearsal.aws.awsjson import AwsError
 
         try:
             signed = _admit(parts, request)
             self._strike(request)
-            if signed.service == "s3" and actions.deletes_objects(request):
-                response.respond(*await _delete_objects(parts, request, signed))
+            operation = operations.read(request, signed)
+            if (operation.service, operation.name) == ("s3", "DeleteObjects"):
+                response.respond(*await _delete_objects(parts, operation, signed))
                 return
-            _authorize(parts, request, signed)
+            _authorize(parts, operation, signed, with_token=_has_token(request))
         except AwsError as error:
             response.respond(*services.refusal(request, error))
             return
-        region = signed.region
-        prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
-        if request.service == "s3":  # a bucket may be called `endpoints`
-            response.respond(*await parts.services.answer(request))
-        elif prefix in parts.targets:
-            answer = _operate(parts, request, prefix, operation, region)
-            self._answer_kept(parts, response, answer, changes=not operation.startswith(_READS))
-        elif request.path.startswith("/endpoints/"):
-            await _invoke(parts, request, response, region)
-        elif request.service == "scheduler":
-            answer = await parts.schedules.answer(request)
-            self._answer_kept(parts, response, answer, changes=request.method != "GET")
-        elif request.service == "tagging":
-            response.respond(*await parts.tagging.answer(request))
+        await self._carry_out(parts, operation, response, signed.region)
+
+    async def _carry_out(
+        self, parts: Parts, operation: "Operation", response: Response, region: str
+    ) -> None:
+        """Hand an operation to the part that plays its service."""
+        sent, changes = operation.request, not operation.name.startswith(_READS)
+        if operation.service == "runtime":
+            await _invoke(parts, operation, response, region)
+        elif own := parts.signed_for.get(operation.service):
+            answer = own.answer(operation.name, sent.body, region=region)
+            self._answer_kept(parts, response, answer, changes=changes)
+        elif operation.service == "scheduler":
+            answer = await parts.schedules.answer(sent)
+            self._answer_kept(parts, response, answer, changes=changes)
+        elif operation.service == "tagging":
+            response.respond(*await parts.tagging.answer(sent))
         else:
-            response.respond(*await parts.services.answer(request))
+            response.respond(*await parts.services.answer(sent))
 
     def _answer_kept(
         self, parts: Parts, response: Response, answer: Answer, *, changes: bool
@@ -384,12 +392,12 @@ def _admit(parts: Parts, request: Request) -> "Signed":
     from helpers.rehearsal.aws.awsjson import AwsError
 
     told = {"secrets": parts.services.secret, "now": time.time()}
-    match = _RUNTIME.fullmatch(request.path)
-    if match and match[2].startswith("openai") and _has_token(request):
+    at_endpoint = request.path.startswith("/endpoints/")
+    if at_endpoint and request.path.endswith(_TOKEN_DOOR) and _has_token(request):
         return signature.verify_token(request.headers["authorization"], **told)
     target = request.headers.get("x-amz-target", "").partition(".")[0]
     service = parts.targets[target].signing_name if target in parts.targets else None
-    if request.path.startswith("/endpoints/") and request.service != "s3":
+    if at_endpoint and request.service != "s3":  # a bucket may be called `endpoints`
         service = "sagemaker"
     signed = signature.verify(request, service=service, **told)
     if signed.expires_s is not None and signed.service != "s3":  # moto takes them for S3's
@@ -402,7 +410,7 @@ def _has_token(request: Request) -> bool:
     return request.headers.get("authorization", "")[:7].lower() == "bearer "
 
 
-def _authorize(parts: Parts, request: Request, signed: "Signed") -> None:
+def _authorize(parts: Parts, operation: "Operation", signed: "Signed", *, with_token: bool) -> None:
     """Refuse what the signer may not do.
 
     Raises:
@@ -410,19 +418,16 @@ def _authorize(parts: Parts, request: Request, signed: "Signed") -> None:
     """
     if parts.rights is None:
         return
-    if signed.service == "s3" or not request.path.startswith("/endpoints/"):
-        parts.rights.check(signed.key, request, service=signed.service, region=signed.region)
-    elif match := _RUNTIME.fullmatch(request.path):
-        parts.rights.check_invocation(
-            signed.key,
-            unquote(match[1]),
-            match[2],
-            region=signed.region,
-            with_token=_has_token(request),
-        )
+    if operation.service != "runtime":
+        parts.rights.check(signed.key, operation, region=signed.region)
+        return
+    name, door = operation.given["EndpointName"], operation.name
+    parts.rights.check_invocation(
+        signed.key, name, door, region=signed.region, with_token=with_token
+    )
 
 
-async def _delete_objects(parts: Parts, request: Request, signed: "Signed") -> Answer:
+async def _delete_objects(parts: Parts, operation: "Operation", signed: "Signed") -> Answer:
     """Delete those objects of a request to S3 that the signer may delete.
 
     Raises:
@@ -432,22 +437,12 @@ async def _delete_objects(parts: Parts, request: Request, signed: "Signed") -> A
 
     denied = {}
     if parts.rights is not None:
-        denied = parts.rights.denied(signed.key, request, region=signed.region)
-    return await deletions.carry_out(request, denied, parts.services.answer)
+        denied = parts.rights.denied(signed.key, operation, region=signed.region)
+    return await deletions.carry_out(operation.request, denied, parts.services.answer)
 
 
-def _operate(parts: Parts, request: Request, prefix: str, operation: str, region: str) -> Answer:
-    if request.method != "POST":
-        return _refusal(405, "MethodNotAllowed", "AWS's JSON operations are POST requests.")
-    return parts.targets[prefix].answer(operation, request.body, region=region)
-
-
-async def _invoke(parts: Parts, request: Request, response: Response, region: str) -> None:
-    match = _RUNTIME.fullmatch(request.path)
-    if match is None:
-        message = f"The rehearsal AWS does not offer {request.path[:200]}."
-        response.respond(*_refusal(404, "UnknownOperationException", message))
-        return
+async def _invoke(parts: Parts, operation: "Operation", response: Response, region: str) -> None:
+    request = operation.request
     if request.method != "POST":
         response.respond(*_refusal(405, "MethodNotAllowed", "Endpoints are invoked with POST."))
         return
@@ -461,7 +456,8 @@ async def _invoke(parts: Parts, request: Request, response: Response, region: st
 
     try:
         variant = request.headers.get("x-amzn-sagemaker-target-variant")
-        deployment = parts.control.serving(unquote(match[1]), region=region, variant=variant)
+        name = operation.given["EndpointName"]
+        deployment = parts.control.serving(name, region=region, variant=variant)
     except AwsError as error:
         response.respond(*error.answer())
         return

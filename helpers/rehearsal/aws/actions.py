@@ -5,22 +5,21 @@ actions, resource types and condition keys; for what a request needs besides its
 sources cited below. An operation without a line here is asked for by its name, on all resources.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from helpers.rehearsal.aws import deletions
 from helpers.rehearsal.aws.deletions import Deletion
+from helpers.rehearsal.aws.operations import Operation
 from helpers.rehearsal.aws.policies import Values
 from helpers.rehearsal.server import Request
 
 ANY = "*"  # the resource of an action that knows none
 # How a service is called in actions, where that is not what its requests are signed for.
 _PREFIXES = {"monitoring": "cloudwatch", "tagging": "tag"}
-_QUERY = ("iam", "sts")  # speak no JSON
 # Condition keys that a request may have besides `_PREFIXES_OF_KEYS`, in lower case; of all others
 # nobody here knows the value.
 KEYS = frozenset(
@@ -114,35 +113,25 @@ def knows(key: str) -> bool:
     return key in KEYS or key.startswith(_PREFIXES_OF_KEYS)
 
 
-def asked(request: Request, service: str, place: Place) -> list[Ask]:
-    """What a request to any service but the runtime asks for.
-
-    Args:
-        request: As it was received.
-        service: What it is signed for, e.g. `monitoring`.
-        place: Where it goes.
-    """
-    if service == "s3":
-        return list(_s3(request, place))
-    if service == "scheduler":
-        return list(_scheduler(request, place))
-    target = request.headers.get("x-amz-target", "")
-    in_json = bool(target) and service not in _QUERY
-    given = _members(request) if in_json else form(request)
-    operation = target.rpartition(".")[2] if in_json else given.get("Action", "")
+def asked(operation: Operation, place: Place) -> list[Ask]:
+    """What an operation of any service but the runtime asks for."""
     of_service = {
         "application-autoscaling": _autoscaling,
         "events": _events,
         "iam": _iam,
         "logs": _logs,
         "monitoring": _cloudwatch,
+        "scheduler": _scheduler,
         "sagemaker": sagemaker,
         "servicequotas": _quotas,
         "sts": _sts,
-    }.get(service)
+    }.get(operation.service)
+    if operation.service == "s3":
+        return list(_s3(operation, place))
     if of_service is None:
-        return [Ask(f"{_PREFIXES.get(service, service)}:{operation}")]
-    return list(of_service(operation, given, place))
+        prefix = _PREFIXES.get(operation.service, operation.service)
+        return [Ask(f"{prefix}:{operation.name}")]
+    return list(of_service(operation.name, operation.given, place))
 
 
 def invocation(name: str, door: str, place: Place, *, with_token: bool) -> list[Ask]:
@@ -213,33 +202,24 @@ def _pass_role(arn: str, service: str) -> Ask:
 
 # --- EventBridge Scheduler
 
-_SCHEDULES = re.compile(r"/(schedules|schedule-groups|tags)(?:/(.+))?")
-_VERBS = {"POST": "Create", "PUT": "Update", "GET": "Get", "DELETE": "Delete"}
-_TAG_VERBS = {"POST": "TagResource", "DELETE": "UntagResource", "GET": "ListTagsForResource"}
 
-
-def _scheduler(request: Request, place: Place) -> Iterator[Ask]:
-    given, query = _members(request), parse_qs(request.query)
-    match = _SCHEDULES.fullmatch(request.path)
-    kind, name = (match[1], unquote(match[2] or "")) if match else ("", "")
-    noun = {"schedules": "Schedule", "schedule-groups": "ScheduleGroup"}.get(kind)
-    if kind == "tags":
-        keys = tuple(query.get("TagKeys", []))
-        values = _tag_values(given) | ({"aws:tagkeys": keys} if keys else {})
-        yield Ask(f"scheduler:{_TAG_VERBS.get(request.method, '')}", name or ANY, values)
-    elif noun is None or not name:
-        yield Ask(f"scheduler:List{noun or ''}s")
-    elif noun == "ScheduleGroup":
+def _scheduler(operation: str, given: Mapping[str, Any], place: Place) -> Iterator[Ask]:
+    action, name = f"scheduler:{operation}", given.get("Name")
+    if "ResourceArn" in given:
+        keys = {"aws:tagkeys": _texts(given.get("TagKeys"))} if "TagKeys" in given else {}
+        yield Ask(action, given["ResourceArn"], _tag_values(given) | keys)
+    elif name is None:
+        yield Ask(action)
+    elif operation.endswith("ScheduleGroup"):
         arn = place.arn("scheduler", f"schedule-group/{name}")
-        yield Ask(f"scheduler:{_VERBS.get(request.method, '')}{noun}", arn, _tag_values(given))
+        yield Ask(action, arn, _tag_values(given))
         if given.get("Tags"):
             yield Ask("scheduler:TagResource", arn, _tag_values(given))
-        if request.method == "DELETE":  # its schedules go with it
+        if operation.startswith("Delete"):  # its schedules go with it
             yield Ask("scheduler:DeleteSchedule", place.arn("scheduler", f"schedule/{name}/*"))
     else:
-        group = given.get("GroupName") or query.get("groupName", ["default"])[0]
-        arn = place.arn("scheduler", f"schedule/{group}/{name}")
-        yield Ask(f"scheduler:{_VERBS.get(request.method, '')}{noun}", arn)
+        group = given.get("GroupName") or "default"
+        yield Ask(action, place.arn("scheduler", f"schedule/{group}/{name}"))
         target = given.get("Target")
         if isinstance(target, dict) and isinstance(target.get("RoleArn"), str):
             yield _pass_role(target["RoleArn"], "scheduler")
@@ -305,6 +285,11 @@ def _autoscaling(operation: str, given: Mapping[str, Any], place: Place) -> Iter
 # --- logs, metrics, rules, quotas
 
 
+# How an operation names its log groups; all that it names are asked for.
+_GROUP = ("logGroupName", "logGroupIdentifier", "resourceIdentifier")
+_GROUPS = ("logGroupNames", "logGroupIdentifiers", "logGroupArnList")
+
+
 def _logs(operation: str, given: Mapping[str, Any], place: Place) -> Iterator[Ask]:
     """CloudWatch Logs. It names a group with an empty stream, and has no group for a list."""
     action = f"logs:{operation}"
@@ -312,8 +297,8 @@ def _logs(operation: str, given: Mapping[str, Any], place: Place) -> Iterator[As
         keys = _texts(given.get("tagKeys")) or tuple(_mapping(given.get("tags")))
         yield Ask(action, _text(arn).removesuffix(":*"), {"aws:tagkeys": keys})
         return
-    groups = _texts(given.get("logGroupNames")) or _texts(given.get("logGroupIdentifiers"))
-    groups = groups or (_text(given.get("logGroupName") or given.get("logGroupIdentifier") or ""),)
+    singly = [_text(given[name]) for name in _GROUP if given.get(name)]
+    groups = [*(one for name in _GROUPS for one in _texts(given.get(name))), *singly] or [""]
     tags = _mapping(given.get("tags"))
     values = {f"aws:requesttag/{key.lower()}": (_text(value),) for key, value in tags.items()}
     values |= {"aws:tagkeys": tuple(tags)} if tags else {}
@@ -379,7 +364,7 @@ def _iam(operation: str, given: Mapping[str, str], place: Place) -> Iterator[Ask
         kind = operation.removeprefix("Create").lower()
         name = given.get(f"{kind.title()}Name", "")
         resource = f"arn:aws:iam::{place.account}:{kind}{path}{name}"
-    elif kind := next((one for one in ("Role", "User", "Group") if f"{one}Name" in given), None):
+    elif kind := next((one for one in ("Role", "Group", "User") if f"{one}Name" in given), None):
         resource = place.iam_arn(kind.lower(), given[f"{kind}Name"])
     elif "PolicyArn" in given:
         resource = given["PolicyArn"]
@@ -403,133 +388,107 @@ def _sts(operation: str, given: Mapping[str, str], place: Place) -> Iterator[Ask
 
 # --- S3
 
-# Subresources of buckets whose action is not called after them.
-_BUCKET = {
-    "acl": "BucketAcl",
-    "cors": "BucketCORS",
-    "encryption": "EncryptionConfiguration",
-    "lifecycle": "LifecycleConfiguration",
-    "object-lock": "BucketObjectLockConfiguration",
-    "ownershipControls": "BucketOwnershipControls",
-    "policyStatus": "BucketPolicyStatus",
-    "publicAccessBlock": "BucketPublicAccessBlock",
-    "replication": "ReplicationConfiguration",
-    "requestPayment": "BucketRequestPayment",
-    "website": "BucketWebsite",
+# Actions that are not called after their operation: "Actions, resources, and condition keys for
+# Amazon S3". Deleting a configuration asks for what putting it does, but for policy and website.
+_ACTIONS_OF_S3 = {
+    "ListBuckets": "ListAllMyBuckets",
+    "HeadBucket": "ListBucket",
+    "ListObjects": "ListBucket",
+    "ListObjectsV2": "ListBucket",
+    "ListObjectVersions": "ListBucketVersions",
+    "ListMultipartUploads": "ListBucketMultipartUploads",
+    "ListBucketInventoryConfigurations": "GetInventoryConfiguration",
+    "HeadObject": "GetObject",
+    "SelectObjectContent": "GetObject",
+    "CopyObject": "PutObject",
+    "CreateMultipartUpload": "PutObject",
+    "UploadPart": "PutObject",
+    "UploadPartCopy": "PutObject",
+    "CompleteMultipartUpload": "PutObject",
+    "ListParts": "ListMultipartUploadParts",
 }
-_LISTS = {"uploads": "ListBucketMultipartUploads", "versions": "ListBucketVersions"}
-_OBJECT = {"acl": "Acl", "tagging": "Tagging", "retention": "Retention", "legal-hold": "LegalHold"}
-# Parameters that say how, not what; others of a bucket are subresources.
-_HOW = re.compile(
-    r"(?i)(x-amz-.*|x-id|list-type|prefix|delimiter|max-keys|marker|encoding-type|start-after|"
-    r"continuation-token|fetch-owner|awsaccesskeyid|signature|expires|max-buckets|.*-marker|"
-    r"max-uploads|response-.*)"
-)
+_CONFIGURATIONS = {
+    "BucketAccelerateConfiguration": "AccelerateConfiguration",
+    "BucketCors": "BucketCORS",
+    "BucketEncryption": "EncryptionConfiguration",
+    "BucketInventoryConfiguration": "InventoryConfiguration",
+    "BucketLifecycle": "LifecycleConfiguration",
+    "BucketLifecycleConfiguration": "LifecycleConfiguration",
+    "BucketNotificationConfiguration": "BucketNotification",
+    "BucketReplication": "ReplicationConfiguration",
+    "ObjectLockConfiguration": "BucketObjectLockConfiguration",
+    "PublicAccessBlock": "BucketPublicAccessBlock",
+}
+_DELETED_ITSELF = ("DeleteBucket", "DeleteBucketPolicy", "DeleteBucketWebsite")
+_WITH_VERSIONS = re.compile("(Get|Put|Delete)Object(Acl|Tagging|Attributes)?")
+_ACL_HEADERS = re.compile("x-amz-(acl|grant-.*)")
 
 
-def _s3(request: Request, place: Place) -> Iterator[Ask]:
-    bucket, key = _bucket_and_key(request)
-    query = {name: values[0] for name, values in _query(request).items()}
+def _s3(operation: Operation, place: Place) -> Iterator[Ask]:
+    given, request = operation.given, operation.request
     values = {"s3:resourceaccount": (place.account,)}
-    for name in ("prefix", "delimiter", "max-keys"):
-        if name in query and "uploads" not in query:  # ListBucketMultipartUploads knows none
-            values[f"s3:{name}"] = (query[name],)
-    if not bucket:
+    names = (("Prefix", "prefix"), ("Delimiter", "delimiter"), ("MaxKeys", "max-keys"))
+    for name, key in names:
+        # ListBucketMultipartUploads knows none
+        if name in given and operation.name != "ListMultipartUploads":
+            values[f"s3:{key}"] = (given[name],)
+    if not given["Bucket"]:
         yield Ask("s3:ListAllMyBuckets")
-    elif not key:
-        yield from _of_bucket(request, bucket, query, values)
-    else:
-        yield from _of_object(request, f"arn:aws:s3:::{bucket}/{key}", query, values)
-
-
-def _of_bucket(
-    request: Request, bucket: str, query: Mapping[str, str], values: Values
-) -> Iterator[Ask]:
-    arn = f"arn:aws:s3:::{bucket}"
-    what = _subresource(query)
-    if request.method == "POST" and what == "delete":
+        return
+    arn = f"arn:aws:s3:::{given['Bucket']}"
+    if operation.name == "DeleteObjects":
         for one in deletions.listed(request.body) or [Deletion(ANY)]:
             version = "Version" if one.version else ""
             yield Ask(f"s3:DeleteObject{version}", f"{arn}/{one.key}", values)
-    elif what is None:
-        verb = {"PUT": "CreateBucket", "DELETE": "DeleteBucket"}.get(request.method, "ListBucket")
-        yield Ask(f"s3:{verb}", arn, values)
-    elif what in _LISTS:
-        yield Ask(f"s3:{_LISTS[what]}", arn, values)
+        return
+    arn = f"{arn}/{given['Key']}" if given["Key"] else arn
+    action = _action_of_s3(operation)
+    if action == "s3:PutObject":
+        yield from _put_object(operation, arn, values)
     else:
-        noun = _BUCKET.get(what, f"Bucket{what[:1].upper()}{what[1:]}")
-        verb = "Get" if request.method in ("GET", "HEAD") else "Put"
-        if request.method == "DELETE" and what in ("policy", "website"):
-            verb = "Delete"
-        yield Ask(f"s3:{verb}{noun}", arn, values)
+        yield Ask(action, arn, values)
+    if operation.name == "CreateBucket" and any(map(_ACL_HEADERS.fullmatch, request.headers)):
+        yield Ask("s3:PutBucketAcl", arn, values)
 
 
-def _of_object(request: Request, arn: str, query: Mapping[str, str], values: Values):
-    version = "Version" if "versionId" in query else ""
-    verb = {"GET": "Get", "HEAD": "Get", "DELETE": "Delete"}.get(request.method, "Put")
-    what = next((name for name in _OBJECT if name in query), None)
-    if what:
-        yield Ask(f"s3:{verb}Object{version}{_OBJECT[what]}", arn, values)
-    elif "uploadId" in query and verb != "Put":
-        action = "ListMultipartUploadParts" if verb == "Get" else "AbortMultipartUpload"
-        yield Ask(f"s3:{action}", arn, values)
-    elif verb != "Put":
-        yield Ask(f"s3:{verb}Object{version}", arn, values)
-    else:
-        tags = parse_qs(request.headers.get("x-amz-tagging", ""), keep_blank_values=True)
-        tagged = {f"s3:requestobjecttag/{key.lower()}": (tags[key][0],) for key in tags}
-        if tags:
-            tagged["s3:requestobjecttagkeys"] = tuple(tags)
-        yield Ask("s3:PutObject", arn, {**values, **tagged})
-        if tags:
-            yield Ask("s3:PutObjectTagging", arn, {**values, **tagged})
-        if source := request.headers.get("x-amz-copy-source"):
-            path = unquote(source).lstrip("/").partition("?")[0]
-            yield Ask("s3:GetObject", f"arn:aws:s3:::{path}", values)
+def _action_of_s3(operation: Operation) -> str:
+    name = _ACTIONS_OF_S3.get(operation.name, operation.name)
+    verb = next((one for one in ("Get", "Put", "Delete") if name.startswith(one)), "")
+    noun = name.removeprefix(verb)
+    if verb == "Delete" and not operation.given["Key"] and name not in _DELETED_ITSELF:
+        verb = "Put"
+    match = _WITH_VERSIONS.fullmatch(name)
+    if match and "VersionId" in operation.given:
+        return f"s3:{match[1]}ObjectVersion{match[2] or ''}"
+    return f"s3:{verb}{_CONFIGURATIONS.get(noun, noun)}"
 
 
-def _subresource(query: Iterable[str]) -> str | None:
-    return next((name for name in query if not _HOW.fullmatch(name)), None)
-
-
-def deletes_objects(request: Request) -> bool:
-    """Whether a request to S3 is DeleteObjects, which asks for each of them."""
-    bucket, key = _bucket_and_key(request)
-    asked = request.method, bool(bucket and not key), _subresource(_query(request))
-    return asked == ("POST", True, "delete")
-
-
-def _bucket_and_key(request: Request) -> tuple[str, str]:
-    """Of the path, or of a host such as `bucket.localhost`."""
-    path = unquote(request.path.removeprefix("/"))
-    host = request.headers.get("host", "").partition(":")[0]
-    bucket, _, domain = host.partition(".")
-    if domain and re.search("[a-z]", domain):
-        return bucket, path
-    first, _, rest = path.partition("/")
-    return first, rest
+def _put_object(operation: Operation, arn: str, values: Values) -> Iterator[Ask]:
+    """What PutObject and its like ask for; API reference: tags and access lists besides."""
+    headers = operation.request.headers
+    tags = parse_qs(headers.get("x-amz-tagging", ""), keep_blank_values=True)
+    tagged = {f"s3:requestobjecttag/{key.lower()}": (tags[key][0],) for key in tags}
+    if tags:
+        tagged["s3:requestobjecttagkeys"] = tuple(tags)
+    yield Ask("s3:PutObject", arn, {**values, **tagged})
+    if tags:
+        yield Ask("s3:PutObjectTagging", arn, {**values, **tagged})
+    if any(map(_ACL_HEADERS.fullmatch, headers)):
+        yield Ask("s3:PutObjectAcl", arn, values)
+    if source := operation.given.get("CopySource"):
+        bucket, key, version = source
+        action = f"s3:GetObject{'Version' if version else ''}"
+        yield Ask(action, f"arn:aws:s3:::{bucket}/{key}", values)
 
 
 # --- members
 
 
-def _members(request: Request) -> dict[str, Any]:
-    """The members of a JSON request, none when it cannot be read."""
-    try:
-        given = json.loads(request.body or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return given if isinstance(given, dict) else {}
-
-
 def form(request: Request) -> dict[str, str]:
     """The parameters of a request of the Query protocol, the first of each name."""
-    given = _query(request) | parse_qs(request.body.decode("latin-1"), keep_blank_values=True)
+    in_query = parse_qs(request.query, keep_blank_values=True)
+    given = in_query | parse_qs(request.body.decode("latin-1"), keep_blank_values=True)
     return {name: values[0] for name, values in given.items()}
-
-
-def _query(request: Request) -> dict[str, list[str]]:
-    return parse_qs(request.query, keep_blank_values=True)
 
 
 def numbered(given: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ from helpers.rehearsal.aws.accesslog import AccessLog
 from helpers.rehearsal.aws.actions import ANY, RESOURCE_TAG, Ask, Place
 from helpers.rehearsal.aws.awsjson import ACCOUNT, AwsError
 from helpers.rehearsal.aws.deletions import Deletion
+from helpers.rehearsal.aws.operations import Operation
 from helpers.rehearsal.aws.policies import Context, Decision, now
 from helpers.rehearsal.aws.principals import Directory, Principal, Verdict
-from helpers.rehearsal.server import Request
 
 # Same for all requests; the rehearsal is on loopback, where AWS would insist on TLS.
 _ALWAYS = {
@@ -65,36 +65,35 @@ class Authorizer:
         self._seen: Directory | None = None
         self._allowed: set[tuple[str, str, str]] = set()  # by key: always, whatever the context
 
-    def check(self, key: str, request: Request, *, service: str, region: str) -> None:
-        """Refuse a request to any service but the runtime that its signer may not send.
+    def check(self, key: str, operation: Operation, *, region: str) -> None:
+        """Refuse an operation of any service but the runtime that its signer may not do.
 
         Args:
             key: The access key that it is signed with.
-            request: As it was received.
-            service: What it is signed for.
+            operation: What it is.
             region: Of its signature.
 
         Raises:
             AwsError: When it is refused.
         """
-        for ask, message in self._refused(key, request, service, region):
-            code, status = _error_of(request, service, ask)
+        for ask, message in self._refused(key, operation, region):
+            code, status = _error_of(operation, ask)
             raise AwsError(code, message, status=status)
 
-    def denied(self, key: str, request: Request, *, region: str) -> dict[Deletion, str]:
+    def denied(self, key: str, operation: Operation, *, region: str) -> dict[Deletion, str]:
         """What S3 says of the objects of a DeleteObjects that its signer may not delete.
 
         Args:
             key: The access key that it is signed with.
-            request: As it was received.
+            operation: The DeleteObjects.
             region: Of its signature.
         """
         said = {
             (ask.action, ask.resource.removeprefix("arn:aws:s3:::").partition("/")[2]): message
-            for ask, message in self._refused(key, request, "s3", region)
+            for ask, message in self._refused(key, operation, region)
         }
         found = {}
-        for one in deletions.listed(request.body):
+        for one in deletions.listed(operation.request.body):
             action = f"s3:DeleteObject{'Version' if one.version else ''}"
             if message := said.get((action, one.key)):
                 found[one] = message
@@ -143,14 +142,12 @@ class Authorizer:
 
     # --- decisions
 
-    def _refused(
-        self, key: str, request: Request, service: str, region: str
-    ) -> Iterator[tuple[Ask, str]]:
-        """What a request asks for in vain, and what AWS says then."""
+    def _refused(self, key: str, operation: Operation, region: str) -> Iterator[tuple[Ask, str]]:
+        """What an operation asks for in vain, and what AWS says then."""
         directory = self._directory()
         who = directory.keys.get(key)
         place = Place(region, self._account, directory.entities, who.entity_arn if who else "")
-        for ask in self._all(actions.asked(request, service, place), region):
+        for ask in self._all(actions.asked(operation, place), region):
             may = self._is_allowed(key, ask, region)
             if may and ask.action == "sts:AssumeRole":
                 values = {**_ALWAYS, **now(self._clock()), **ask.values}
@@ -203,15 +200,16 @@ class Authorizer:
         return words(who.arn, ask, self._verdict(who, ask, region))
 
 
-def _error_of(request: Request, service: str, ask: Ask) -> tuple[str, int]:
+def _error_of(operation: Operation, ask: Ask) -> tuple[str, int]:
     """Code and status of a refusal, by protocol.
 
     What Application Auto Scaling finds missing in other services is a ValidationException
     (its user guide, "Permissions validation").
     """
+    service = operation.service
     if service == "application-autoscaling" and not ask.action.startswith(service):
         return "ValidationException", 400
-    if "x-amz-target" in request.headers:
+    if "x-amz-target" in operation.request.headers:
         return "AccessDeniedException", 400
     return ("AccessDeniedException" if service == "scheduler" else "AccessDenied"), 403
 

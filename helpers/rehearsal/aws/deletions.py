@@ -58,8 +58,6 @@ async def carry_out(
             "schema"
         )
         raise AwsError("MalformedXML", message)
-    if not denied:
-        return await answer(request)
     left = [one for one in asked if one not in denied]
     given = Answer(200, {"Content-Type": "application/xml"}, _NOTHING)
     if left:

@@ -46,6 +46,9 @@ class Faults(Protocol):
     def get(self, name: str) -> Mapping[str, Any] | None:
         """The options of a fault that is active, None when it is not."""
 
+    def strikes_in(self, name: str, region: str) -> bool:
+        """Whether a fault is active in a region."""
+
 
 class Data(Protocol):
     """The data of models in S3."""
@@ -444,7 +447,7 @@ class Endpoints:
                 download_timeout_s=variant.download_timeout_s,
                 fault=next(filter(self._is_on, ("health-check", "gated-model")), None),
             )
-            if self._is_on("no-capacity"):
+            if self._faults.strikes_in("no-capacity", endpoint.region):
                 ends.append((NO_CAPACITY_S, NO_CAPACITY))
                 continue
             ends.append((plan.duration_s, plan.failure_reason))

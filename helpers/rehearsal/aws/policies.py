@@ -11,6 +11,7 @@ import fnmatch
 import ipaddress
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ class Statement:
 
     def _covers(self, pattern: str, resource: str, context: Context) -> bool:
         variables = context.values if self.has_variables else None
-        return _arn_matches(pattern, resource, variables)
+        return _resource_matches(pattern, resource, variables)
 
 
 def parse(document: str, name: str = "") -> tuple[Statement, ...]:
@@ -212,10 +213,27 @@ def _action_matches(pattern: str, action: str) -> bool:
     return fnmatch.fnmatchcase(action, escaped)
 
 
-def _arn_matches(pattern: str, arn: str, variables: Values | None) -> bool:
-    """Whether an ARN has a pattern's form: a wildcard before the fifth colon spans no colon."""
+def _resource_matches(pattern: str, arn: str, variables: Values | None) -> bool:
+    """Whether an ARN has the form of a `Resource`.
+
+    A wildcard before the fifth colon spans no colon, but for a `*` that ends its segment: "it can
+    expand to match beyond the colon boundaries" (user guide, "Resource").
+    """
     if pattern == "*":
         return True
+    *parts, last = pattern.split(":", 5)
+    ending = _expression(last, variables)
+    if ending is None:
+        return False
+    spanning = (
+        f"{_wildcards(part[:-1], '[^:]')}.*" if part.endswith("*") else _wildcards(part, "[^:]")
+        for part in parts
+    )
+    return _compiled(":".join([*spanning, ending])).fullmatch(arn) is not None
+
+
+def _arn_matches(pattern: str, arn: str, variables: Values | None) -> bool:
+    """Whether an ARN meets a condition: its six components are compared one by one."""
     *parts, last = pattern.split(":", 5)
     if len(parts) < 5:
         return False
@@ -296,7 +314,14 @@ def _is_met(condition: _Condition, context: Context, *, has_variables: bool) -> 
     variables = context.values if has_variables else None
 
     def matches(value: str) -> bool:
-        found = any(comparison(wanted, value, variables) for wanted in condition.values)
+        found, unknown = False, None
+        for wanted in condition.values:
+            try:
+                found = found or comparison(wanted, value, variables)
+            except _NotKnown as error:
+                unknown = error
+        if unknown and not found:  # the one that cannot be judged might be the one
+            raise unknown
         return found != negated
 
     if among == "ForAllValues":
@@ -341,9 +366,12 @@ def _date(compare: Callable[[float, float], bool]) -> Callable[..., bool]:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise _NotKnown(f"the number {text}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise _NotKnown(f"the number {text}")
+    return number
 
 
 def _epoch_s(text: str) -> float:

@@ -206,7 +206,8 @@ def _user(iam: Any, user: Any, account: str) -> Principal:
     }
     groups = iam.get_groups_for_user(user.name)
     own = [one for entity in (user, *groups) for one in _statements(entity)]
-    return Principal(user.arn, user.arn, values, tuple(own))
+    boundary = _boundary(iam, getattr(user, "permissions_boundary_arn", None))
+    return Principal(user.arn, user.arn, values, tuple(own), boundary)
 
 
 def _session(role: Principal, name: str, policy: str | None = None) -> Principal:
@@ -227,9 +228,9 @@ def _session(role: Principal, name: str, policy: str | None = None) -> Principal
 
 def _statements(entity: Any) -> Statements:
     """Of a user's, role's or group's own policies, inline and attached."""
-    documents = dict(entity.policies)
-    documents |= {one.name: _document(one) for one in entity.managed_policies.values()}
-    return tuple(one for name, text in documents.items() for one in _parsed(text, name))
+    attached = ((one.name, _document(one)) for one in entity.managed_policies.values())
+    documents = [*entity.policies.items(), *attached]  # an inline one may have the same name
+    return tuple(one for name, text in documents for one in _parsed(text, name))
 
 
 def _boundary(iam: Any, arn: str | None) -> tuple[tuple[str, Statements], ...]:

@@ -42,7 +42,7 @@ SECRET_KEY = identities.SECRET_KEY
 SESSION_TOKEN = identities.SESSION_TOKEN
 
 # moto's own doors: its reset would empty the account, its metadata service hand out credentials.
-_CLOSED = ("/moto-api", "/latest/", "/favicon.ico")
+_CLOSED = ("/moto-api", "/latest/", "/favicon.ico", "/v20180820/")
 # By the name they sign with. moto plays many more, some with made-up successes.
 OFFERED = (
     "events",
@@ -110,9 +110,6 @@ class Services:
             offered = ", ".join(OFFERED)
             message = f"The rehearsal AWS does not offer {what}; besides SageMaker: {offered}."
             return _error(request, 404, "UnknownOperationException", message)
-        if "smithy-protocol" in request.headers:  # moto 5.2 does not speak CBOR (its issue 9195)
-            message = "The rehearsal AWS speaks JSON and Query here: choose one of them."
-            return _error(request, 415, "UnsupportedProtocol", message)
         if service == "monitoring" and b"ExtendedStatistics" in request.body:
             # moto leaves them out without a word.
             message = "The rehearsal AWS has percentiles in GetMetricData only, e.g. Stat=p99."
@@ -173,6 +170,7 @@ class Services:
         moto_api_backend.reset()  # moto's state is the process's: nothing of an earlier one's
         _take_over_time_and_chance()
         mends.mend_cloudwatch()
+        mends.mend_iam()
         self._app = DomainDispatcherApplication(create_backend_app)
         with _moment(_SEEDED_S, 0):
             identities.seed(self._account, REGION)
