@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -80,9 +80,24 @@ def redact(text: str, *secrets: str | None) -> str:
 
 
 def _written(secret: str) -> set[str]:
-    """A secret as it is, and as it stands in JSON, in Python's `repr` and in a URL."""
-    in_json = {json.dumps(secret, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
-    return {secret, *in_json, repr(secret)[1:-1], quote(secret, safe=""), quote(secret)}
+    """A secret as it is, and as it stands in JSON, in Python's `repr`, in a URL, or in two of them.
+
+    botocore logs an answer as the `repr` of JSON. What has letters and digits only is one.
+    """
+    forms = {secret}
+    for _ in range(2):
+        forms |= {written for form in forms for written in _once_written(form)}
+    return forms
+
+
+def _once_written(text: str) -> Iterator[str]:
+    for is_ascii in (True, False):
+        yield json.dumps(text, ensure_ascii=is_ascii)[1:-1]
+    for before in ("", '"'):  # beside one of these, Python escapes '
+        yield repr(before + text)[1 + len(before) : -1]
+        yield repr((before + text).encode(errors="replace"))[2 + len(before) : -1]
+    yield quote(text, safe="", errors="replace")
+    yield quote(text, errors="replace")
 
 
 def cover_logs(*names: str) -> None:

@@ -211,8 +211,12 @@ def test_a_check_of_what_can_be_no_token_does_not_raise(hub_url):
 )
 def test_a_secret_is_covered_however_it_is_written(odd):
     hub.cover(odd)
-    for said in (odd, json.dumps(odd), repr(odd), quote(odd, safe="")):
+    ways = (json.dumps, repr, lambda text: quote(text, safe=""))
+    for said in (odd, *(way(odd) for way in ways)):
         assert re.fullmatch(r"['\"]?\*\*\*['\"]?", hub.redact(said)), said
+
+    body = json.dumps({"HF_TOKEN": odd}).encode()  # of an answer, as botocore logs it
+    assert hub.redact(f"Response body: {body}") == 'Response body: b\'{"HF_TOKEN": "***"}\''
 
 
 def test_the_sdks_own_logs_are_covered_too(caplog):
