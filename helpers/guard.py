@@ -1,15 +1,27 @@
 """What is running, what it costs, and when it deletes itself: see it and change it.
 
     python -m helpers.guard                 what is running, and when it deletes itself
-    python -m helpers.guard --extend 2      let it live for two more hours from now on
+    python -m helpers.guard --extend 2      let it live for at least two more hours from now on
+    python -m helpers.guard --limit 2       let it live for two hours from now on, no more, no less
     python -m helpers.guard --cancel        let it live, and bill, until somebody deletes it
 
-The schedule behind it is `helpers.endpoint.lifetime`: a deployment makes it.
+Hours are the reader's, as in the notebooks: a rehearsal's clock runs ahead, see `aws_hours`. The
+schedule behind it is `helpers.endpoint.lifetime`: a deployment makes it.
 """
+
+# ruff: noqa: E402
+import sys
+
+_INTERRUPTED = "Interrupted: run it again to see what is running and when it deletes itself."
+if __name__ == "__main__":  # what follows takes a second to import, and may be interrupted too
+    sys.excepthook = lambda kind, error, trace: (
+        print(_INTERRUPTED, file=sys.stderr)
+        if kind is KeyboardInterrupt
+        else sys.__excepthook__(kind, error, trace)
+    )
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Sequence
 
 from helpers import endpoint as endpoints
@@ -27,6 +39,8 @@ from helpers.endpoint.lifetime import (
     group_of,
     in_hours,
     keep,
+    limit,
+    mend,
     protect,
     remove,
     remove_group,
@@ -48,7 +62,9 @@ __all__ = [
     "group_of",
     "in_hours",
     "keep",
+    "limit",
     "main",
+    "mend",
     "protect",
     "remove",
     "remove_group",
@@ -81,41 +97,69 @@ def _running(session: Session, endpoint: Endpoint) -> str:
     if endpoint.status == "Deleting":
         return f"{endpoint.name} is being deleted"
     hours = (session.clock.now() - endpoint.created).total_seconds() / 3600
-    cost = f"${endpoint.cost_so_far(session):.2f}" if endpoint.price_per_hour else "an unknown sum"
     return (
         f"{endpoint.name} is {endpoint.status} since {in_utc(endpoint.created)}, {hours:.1f} h, "
-        f"{cost} so far; it {when(session, expiry(session, endpoint.name))}"
+        f"{_cost(session, endpoint)}; it {when(session, expiry(session, endpoint.name))}"
     )
+
+
+def _cost(session: Session, endpoint: Endpoint) -> str:
+    if not endpoint.price_per_hour:
+        return "an unknown sum so far"
+    cost = f"${endpoint.cost_so_far(session):.2f} so far"
+    if endpoint.most_instances > endpoint.instance_count:
+        return f"at most {cost}, as if it had always had {endpoint.most_instances} replicas"
+    return cost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 1 when something could not be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.guard",
-        description="What is running and when it deletes itself; change that.",
-    )
-    parser.add_argument("--endpoint", metavar="NAME", help="default: the one that is yours")
-    parser.add_argument("--region", help="default: as in the notebooks")
-    change = parser.add_mutually_exclusive_group()
-    change.add_argument(
-        "--extend", type=float, metavar="HOURS", help="let it live so many hours from now on"
-    )
-    change.add_argument(
-        "--cancel", action="store_true", help="let it live, and bill, until it is deleted"
-    )
-    chosen = parser.parse_args(arguments)
+    """Run the command line; returns 0, 1 when something could not be done, 130 on an interrupt."""
+    chosen = _parser().parse_args(arguments)
     try:
-        session = open_session(region=chosen.region)
-        if chosen.extend is not None:
-            extend(session, chosen.endpoint, hours=chosen.extend)
-        elif chosen.cancel:
-            cancel(session, chosen.endpoint)
-        else:
-            say_running(session)
+        _run(chosen)
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        return 130
     return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    session = open_session(region=chosen.region)
+    for hours, change in ((chosen.extend, extend), (chosen.limit, limit)):
+        if hours is not None:
+            aws_h = aws_hours(session, hours)
+            in_hours(session, aws_h, never="--cancel for none")
+            change(session, chosen.endpoint, hours=aws_h)
+            return
+    if chosen.cancel:
+        cancel(session, chosen.endpoint)
+    else:
+        say_running(session)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.guard",
+        description="What is running and when it deletes itself; change that. Hours are yours, as "
+        "in the notebooks: in rehearsal more of AWS's hours pass in each.",
+    )
+    add = parser.add_argument
+    add("--endpoint", type=_name, metavar="NAME", help="default: the one that is yours")
+    add("--region", help="default: as in the notebooks")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--extend", type=float, metavar="HOURS", help="let it live at least so long from now on")
+    add("--limit", type=float, metavar="HOURS", help="let it live so long from now on, no more")
+    add("--cancel", action="store_true", help="let it live, and bill, until it is deleted")
+    return parser
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("give a name, or leave --endpoint out for your only one")
+    return text
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """The Hugging Face token: where it comes from, what it may do, how it stays out of sight."""
 
+import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
+
+from helpers.errors import SettingsError
 
 MASK = "***"
 HUB_URL = "https://huggingface.co"
@@ -18,6 +22,7 @@ _SECRET_NAME = re.compile(
 TOKEN = "(?:hf_(?:oauth|jwt)_[A-Za-z0-9_.-]{8,}|hf_[A-Za-z0-9]{8,}|api_org_[A-Za-z0-9]{8,})"
 _TOKEN = re.compile(TOKEN)
 _SHORTEST = 8  # of what is covered wherever it stands: a shorter one would cover words
+_PRINTABLE = re.compile("[!-~]*")
 _TELLING_LOGS = ("botocore.endpoint", "botocore.parsers")  # CreateModel's body, DescribeModel's
 _known: set[str] = set()  # secrets that this process was given, whatever they look like
 
@@ -37,20 +42,71 @@ def mask(env: Mapping[str, str]) -> dict[str, str]:
 def cover(secret: str | None) -> str | None:
     """Remember a secret of this process and return it: `redact` covers it from now on."""
     if secret and len(secret) >= _SHORTEST:
-        _known.add(secret)
+        _known.update(_written(secret))
     return secret
+
+
+def clean(given: str | None) -> str | None:
+    """A token as it may be sent, remembered by `cover`; None when there is none.
+
+    What a terminal or a file adds around it is left out: with it the Hub refuses the token when
+    the container asks, long after a deployment has begun to bill.
+
+    Raises:
+        SettingsError: When it has characters that no token has.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise SettingsError(
+            f"A Hugging Face token is text, not {type(given).__name__}: give it as a string, or "
+            "set HF_TOKEN."
+        )
+    value = cover(given.strip()) or ""
+    if not _PRINTABLE.fullmatch(value):  # a header's error would quote it
+        raise SettingsError(
+            "The Hugging Face token has characters that none has: copy it again from "
+            f"{HUB_URL}/settings/tokens."
+        )
+    return value or None
 
 
 def redact(text: str, *secrets: str | None) -> str:
     """A text without the given secrets, those of `cover`, and all that looks like a token."""
-    for secret in sorted(_known.union(filter(None, secrets)), key=len, reverse=True):
+    given = {form for secret in secrets if secret for form in _written(secret)}
+    for secret in sorted(_known | given, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _TOKEN.sub(MASK, text)
 
 
-def cover_logs() -> None:
-    """Let botocore's debug logs go through `redact`: they hold whole requests and answers."""
-    for name in _TELLING_LOGS:
+def _written(secret: str) -> set[str]:
+    """A secret as it is, and as it stands in JSON, in Python's `repr`, in a URL, or in two of them.
+
+    botocore logs an answer as the `repr` of JSON. What has letters and digits only is one.
+    """
+    forms = {secret}
+    for _ in range(2):
+        forms |= {written for form in forms for written in _once_written(form)}
+    return forms
+
+
+def _once_written(text: str) -> Iterator[str]:
+    for is_ascii in (True, False):
+        yield json.dumps(text, ensure_ascii=is_ascii)[1:-1]
+    for before in ("", '"'):  # beside one of these, Python escapes '
+        yield repr(before + text)[1 + len(before) : -1]
+        yield repr((before + text).encode(errors="replace"))[2 + len(before) : -1]
+    yield quote(text, safe="", errors="replace")
+    yield quote(text, errors="replace")
+
+
+def cover_logs(*names: str) -> None:
+    """Let debug logs go through `redact`: they hold whole requests and answers.
+
+    Args:
+        *names: Of loggers; botocore's when left out.
+    """
+    for name in names or _TELLING_LOGS:
         logger = logging.getLogger(name)
         if _covered not in logger.filters:
             logger.addFilter(_covered)
@@ -81,8 +137,12 @@ class TokenCheck:
 
 
 def token(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The token from the environment, else the one saved by `hf auth login`, else None."""
-    return cover(_token_and_source(environ)[0])
+    """The token from the environment, else the one saved by `hf auth login`, else None.
+
+    Raises:
+        SettingsError: When it has characters that no token has.
+    """
+    return _token_and_source(environ)[0]
 
 
 def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> TokenCheck:
@@ -95,8 +155,10 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    value, source = _token_and_source(environ)
-    cover(value)
+    try:
+        value, source = _token_and_source(environ)
+    except SettingsError as error:
+        return TokenCheck("HF_TOKEN", None, None, str(error), refused=True)
     if not value:
         return TokenCheck(
             source,
@@ -142,10 +204,10 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
 
 
 def _token_and_source(environ: Mapping[str, str]) -> tuple[str | None, str]:
-    value = environ.get("HF_TOKEN", "").strip()
+    value = clean(environ.get("HF_TOKEN"))
     if value:
         return value, "HF_TOKEN"
     from huggingface_hub import get_token
 
-    saved = get_token()
+    saved = clean(get_token())
     return (saved, "hf auth login") if saved else (None, "none")

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from types import ModuleType
 
+from helpers import hub
 from helpers.errors import ContainerError
 
 
@@ -25,11 +26,14 @@ def sagemaker_core(module: str) -> ModuleType:
     """
     try:
         with quiet():
-            return importlib.import_module(f"sagemaker.core.{module}")
+            imported = importlib.import_module(f"sagemaker.core.{module}")
     except ImportError as error:
         raise ContainerError(
             f"sagemaker-core cannot be imported ({error}): run `pip install -r requirements.txt`."
         ) from None
+    loggers = logging.getLogger().manager.loggerDict
+    hub.cover_logs(*(name for name in list(loggers) if name.split(".")[0] == "sagemaker"))
+    return imported
 
 
 def image_uri_config(framework: str) -> dict:

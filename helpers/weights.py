@@ -30,7 +30,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import hub, recipes, resources
-from helpers.errors import WeightsError, WorkshopError
+from helpers.errors import SettingsError, WeightsError, WorkshopError
 from helpers.recipes import Recipe
 from helpers.session import Session, open_session, reason
 
@@ -39,7 +39,6 @@ FOLDER = "/opt/ml/model"  # where SageMaker puts model data (API reference, S3Mo
 PRICE_GB_MONTH = 0.023
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PRINTABLE = re.compile("[!-~]*")
 _URI = re.compile(r"s3://[^/]+/inf2-workshop/[^/]+/weights/([^/]+/[^/]+)/")
 # What no container here reads: Meta's own checkpoint and other formats of the same weights.
 _LEFT_OUT = ("original/*", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", ".git*", "*/.git*")
@@ -235,13 +234,10 @@ def _readable(size: int) -> str:
 
 
 def _token(given: str | None, environ: Mapping[str, str]) -> str | None:
-    token = (hub.cover(given) or hub.token(environ) or "").strip()
-    if not _PRINTABLE.fullmatch(token):  # a header's error would quote it
-        raise WeightsError(
-            "The Hugging Face token has characters that none has: copy it again from "
-            f"{hub.HUB_URL}/settings/tokens."
-        )
-    return token or None
+    try:
+        return hub.clean(given) or hub.token(environ)
+    except SettingsError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _place(session: Session, recipe: Recipe, bucket: str | None) -> _Place:

@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -11,10 +12,10 @@ import pytest
 import rehearsing
 from botocore.exceptions import EndpointConnectionError
 
-from helpers import cleanup, endpoint, guard, hub, recipes, resources, symptoms
+from helpers import cleanup, endpoint, guard, hub, recipes, resources, scaling, symptoms
 from helpers.clock import Clock
 from helpers.endpoint import VARIANT, deployed, deployment, logs, waiting
-from helpers.errors import EndpointError, EndpointFailed, EndpointMissing
+from helpers.errors import EndpointError, EndpointFailed, EndpointMissing, WorkshopError
 from helpers.session import open_session
 
 SMALL = "llama-3-8b"
@@ -249,6 +250,218 @@ def test_a_deployment_that_is_interrupted_late_says_what_bills_and_until_when(br
     rehearsing.fail_after(broken, "CreateEndpoint", KeyboardInterrupt())
     with pytest.raises(EndpointError, match=r"bills \$0\.99 an hour\. It deletes itself at 20"):
         deploy(broken)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        *[({"instance_count": one}, "at least one instance") for one in ("1", None, 1.5, True)],
+        ({"instance_count": float("nan")}, "at least one instance"),
+        *[({"ttl_h": one}, "A time to live is a number") for one in ("4", True, 10**400, [4])],
+        *[({"ttl_h": one}, "more than 0 .* or ttl_h=None for none") for one in (0, float("nan"))],
+        *[({"weights": one}, "is no S3 prefix") for one in (5, b"s3://b/m/")],
+        *[({"role": one}, "by its ARN") for one in (None, 5)],
+        ({"hf_token": 5}, "A Hugging Face token is text"),
+        ({"hf_token": f"{TOKEN}\u20ac"}, "copy it again"),
+    ],
+)
+def test_odd_arguments_are_one_sentence_before_anything_is_made(session, odd, words):
+    given = {"role": session.role(), "hf_token": TOKEN, "ttl_h": LONG_H} | odd
+    with pytest.raises(WorkshopError, match=words):
+        endpoint.deploy(session, recipes.get(SMALL), **given)
+    assert journal(session) == []
+    assert resources.of_participant(session, resources.SCHEDULE) == []
+
+
+def test_what_is_no_recipe_is_refused(session):
+    with pytest.raises(EndpointError, match="A recipe is deployed, not"):
+        endpoint.deploy(session, SMALL, role=session.role())
+
+
+@pytest.mark.parametrize("copied", [f"{TOKEN}\n", f" {TOKEN}\t"])
+def test_a_token_reaches_the_container_without_what_was_copied_around_it(session, copied):
+    made = deploy(session, hf_token=copied)
+    model = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert model["PrimaryContainer"]["Environment"]["HF_TOKEN"] == TOKEN
+
+
+# --- two deployments at once
+
+
+def once_after(session, operation, work, service="sagemaker"):
+    """Do something right after the first such call of the session."""
+    calls = count()
+
+    def meanwhile(**_):
+        if next(calls) == 0:
+            work()
+
+    rehearsing.after(session, operation, meanwhile, service=service)
+
+
+@pytest.mark.parametrize("operation", ["CreateModel", "CreateEndpointConfig"])
+def test_a_deployment_that_another_overtakes_ends_with_the_others_endpoint(broken, operation):
+    others = []
+    once_after(broken, operation, lambda: others.append(deploy(broken)))
+    made = deploy(broken)
+    assert (made.created, made.image) == (others[0].created, others[0].image)
+    assert made.image
+    assert endpoint.wait(broken, made).status == "InService"
+
+
+@pytest.mark.parametrize(
+    ("operation", "service"),
+    [
+        ("CreateLogGroup", "cloudwatch-logs"),
+        ("CreateModel", "sagemaker"),
+        ("CreateEndpointConfig", "sagemaker"),
+    ],
+)
+def test_of_two_deployments_that_differ_one_is_refused_and_the_other_stays_whole(
+    broken, operation, service
+):
+    others = []
+    once_after(broken, operation, lambda: others.append(deploy(broken, instance_count=2)), service)
+    with pytest.raises(EndpointError, match="another configuration"):
+        deploy(broken)
+    there = endpoint.look(broken, others[0].name)
+    assert (there.created, there.instance_count) == (others[0].created, 2)
+    assert there.image
+    assert there.instance_type
+
+
+def test_what_another_deployment_deletes_meanwhile_is_made_again(broken, capsys):
+    name = resources.name_of(broken.participant, SMALL)
+
+    def delete():
+        for kind in (resources.CONFIG, resources.MODEL):
+            resources.delete(broken, kind, name)
+
+    once_after(broken, "CreateEndpointConfig", delete)
+    assert deploy(broken).image
+    assert "being deployed elsewhere as well: looking again" in capsys.readouterr().out
+
+
+def test_two_deployments_that_never_get_past_each_other_end_in_a_sentence(broken):
+    name = resources.name_of(broken.participant, SMALL)
+    rehearsing.after(
+        broken,
+        "CreateEndpointConfig",
+        lambda **_: resources.delete(broken, resources.MODEL, name),
+    )
+    with pytest.raises(EndpointError, match="the two get in each other's way"):
+        deploy(broken)
+
+
+def test_three_deployments_at_once_end_with_one_endpoint(session):
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: deploy(session), range(3)))
+    assert len({one.created for one in made}) == 1
+    assert journal(session).count("CreateEndpoint") == 1
+    assert endpoint.wait(session, made[0]).status == "InService"
+
+
+def test_what_is_left_and_as_wanted_stays_and_says_the_new_expiry(session):
+    made = deploy(session)
+    first = session.client("sagemaker").describe_model(ModelName=made.name)
+    endpoint.remove(session, made.name)
+    session.clock.sleep(600)
+    made = deploy(session)
+    again = session.client("sagemaker").describe_model(ModelName=made.name)
+    assert again["CreationTime"] == first["CreationTime"]
+    assert resources.tags_of(session, again["ModelArn"])["expires"] == made.expires
+
+
+# --- one name for two participants
+
+
+@pytest.fixture
+def alike(shared):
+    """Two participants whose recipes of their own make the same name, and these recipes."""
+    otto, otto_b = replace(shared, participant="otto"), replace(shared, participant="otto-b")
+    small = recipes.get(SMALL)
+    yield (otto, replace(small, name="b-x")), (otto_b, replace(small, name="x"))
+    rehearsing.restore()
+    cleanup.delete(otto)
+    cleanup.delete(otto_b)
+
+
+def put(session, recipe):
+    given = {"role": session.role(), "hf_token": TOKEN, "ttl_h": LONG_H}
+    return endpoint.deploy(session, recipe, **given)
+
+
+@pytest.mark.parametrize("status", ["Creating", "Failed"])
+def test_an_endpoint_of_another_participant_is_neither_attached_to_nor_replaced(alike, status):
+    (otto, his), (otto_b, theirs) = alike
+    made = put(otto, his)
+    rehearsing.pretend(otto_b, "DescribeEndpoint", EndpointStatus=status)
+    with pytest.raises(EndpointError, match="is participant otto's.*give your recipe another name"):
+        put(otto_b, theirs)
+    rehearsing.restore()
+    assert endpoint.look(otto, made.name).created == made.created
+    assert guard.expiry(otto_b, made.name) is None
+
+
+def test_what_another_participants_deployment_left_is_not_removed(alike):
+    (otto, his), (otto_b, theirs) = alike
+    made = put(otto, his)
+    endpoint.remove(otto, made.name)
+    with pytest.raises(EndpointError, match="The endpoint configuration .* is participant otto's"):
+        put(otto_b, theirs)
+    assert resources.describe(otto, resources.MODEL, made.name)
+
+
+def test_two_of_one_name_made_at_once_leave_no_guard_of_the_others(alike):
+    (otto, his), (otto_b, theirs) = alike
+    once_after(otto_b, "CreateLogGroup", lambda: put(otto, his), "cloudwatch-logs")
+    with pytest.raises(EndpointError, match="is participant otto's"):
+        put(otto_b, theirs)
+    name = resources.name_of("otto", "b-x")
+    assert guard.expiry(otto, name)
+    assert guard.expiry(otto_b, name) is None
+
+
+# --- what it has cost at most
+
+
+def test_after_a_scale_in_its_cost_counts_what_it_had_at_most(session, capsys):
+    made = endpoint.wait(session, deploy(session))
+    assert (made.most_instances, made.cost(3600)) == (1, pytest.approx(0.99))
+    scaling.replicas(session, made, 3)
+    made = scaling.replicas(session, made, 1)
+    assert (made.instance_count, made.most_instances) == (1, 3)
+    assert made.price_per_hour == 0.99
+    assert made.cost(3600) == pytest.approx(3 * 0.99)
+    capsys.readouterr()
+    guard.say_running(session)
+    said = capsys.readouterr().out
+    assert re.search(
+        r"at most \$\d+\.\d\d so far, as if it had always had 3 replicas; it del", said
+    )
+
+
+def test_a_policys_maximum_counts_as_well_and_an_update_upward(session, broken):
+    made = endpoint.wait(session, deploy(session))
+    variant = {"VariantName": VARIANT, "CurrentInstanceCount": 1, "DesiredInstanceCount": 4}
+    rehearsing.pretend(broken, "DescribeEndpoint", ProductionVariants=[variant])
+    assert endpoint.look(broken, made.name).most_instances == 4
+    rehearsing.restore()
+    scaling.track(session, made, maximum=2, concurrent_per_replica=4)
+    scaling.untrack(session, made)
+    assert endpoint.look(session, made.name).most_instances == 2
+    scaling.track(session, made, maximum=1, concurrent_per_replica=4)
+    assert endpoint.look(session, made.name).most_instances == 2
+
+
+def test_without_a_right_to_tags_it_scales_all_the_same(session, broken):
+    made = endpoint.wait(session, deploy(session))
+    rehearsing.refuse(broken, "AddTags", "AccessDeniedException", "no")
+    assert scaling.replicas(broken, made, 2).most_instances == 2
+
+
+def test_a_tag_that_is_no_number_counts_nothing():
+    assert deployed._tagged_most({deployed.REPLICAS_AT_MOST: "many"}) == 0
 
 
 # --- weights from S3

@@ -6,7 +6,7 @@ import pytest
 import rehearsing
 
 from helpers import cleanup, endpoint, errors, guard, recipes, resources
-from helpers.endpoint import capacity, deployed
+from helpers.endpoint import capacity, deployed, deployment
 from helpers.rehearsal.faults import FAULTS
 from helpers.session import open_session
 
@@ -60,7 +60,8 @@ def test_a_region_without_machines_names_reason_and_remedy(session):
     assert kind is errors.CapacityError
     assert "InsufficientInstanceCapacity" in said
     assert "The region is out of ml.inf2.xlarge" in said
-    assert "Try later or in another region" in said
+    assert "Try later or in another region: with ATTEMPTS and OTHER_REGIONS" in said
+    assert said.endswith("This was tried once in us-east-1.")
 
 
 def test_every_fault_of_a_deployment_is_met_in_this_file():
@@ -121,7 +122,10 @@ def test_with_several_attempts_it_is_tried_again_after_a_while(mine, capsys):
 
 
 def test_each_pause_is_twice_as_long_as_the_one_before(mine, capsys):
-    with mine.fault("no-capacity"), pytest.raises(errors.CapacityError):
+    with (
+        mine.fault("no-capacity"),
+        pytest.raises(errors.CapacityError, match="tried 3 times in us"),
+    ):
         bring_up(mine, attempts=3)
     said = capsys.readouterr().out
     assert "next attempt in 2 min" in said
@@ -174,7 +178,10 @@ def test_an_endpoint_in_another_region_of_the_list_is_attached_to(mine):
 def test_without_a_machine_anywhere_nothing_is_left_and_each_region_is_named(mine):
     with mine.fault("no-capacity"), pytest.raises(errors.CapacityError) as failed:
         bring_up(mine, regions=["us-west-2"])
-    assert re.search("us-east-1: .*us-west-2: .*add a region", str(failed.value))
+    assert re.search(
+        "tried once in each of us-east-1, us-west-2: us-east-1: .*us-west-2: .*OTHER_REGIONS",
+        str(failed.value),
+    )
     assert mine.region == "us-east-1"
     for region in ("us-east-1", "us-west-2"):
         assert schedules(session_in(mine, region)) == []
@@ -189,7 +196,12 @@ def test_what_is_no_question_of_capacity_is_not_tried_elsewhere(mine):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"attempts": 0}, "At least one attempt"),
+        *[
+            ({"attempts": odd}, "At least one attempt")
+            for odd in (0, 1.5, "2", True, None, float("nan"))
+        ],
+        *[({"regions": odd}, "regions is a list") for odd in ("us-west-2", None, 5, [5])],
+        ({"instance_count": "1"}, "at least one instance, not '1'"),
         ({"weights": "s3://b/m/", "regions": ["us-west-2"]}, "its own region only"),
         ({"regions": ["mars-north-1"]}, "mars-north-1"),
     ],
@@ -198,3 +210,32 @@ def test_nonsense_is_refused_before_anything_is_made(mine, given, words):
     with pytest.raises(errors.WorkshopError, match=words):
         bring_up(mine, **given)
     assert schedules(mine) == []
+
+
+def test_what_is_no_recipe_is_refused_in_a_sentence(mine):
+    with pytest.raises(errors.EndpointError, match="A recipe is deployed, not 'llama-3-8b'"):
+        endpoint.bring_up(mine, SMALL.name, role=mine.role(), **GIVEN)
+
+
+def test_a_failed_endpoint_has_cost_no_more_than_until_it_failed(mine):
+    with mine.fault("no-capacity"), pytest.raises(errors.CapacityError):
+        bring_up(mine)
+    failed = endpoint.look(mine, name_of(mine))
+    took_s = (failed.modified - failed.created).total_seconds()
+    assert not failed.bills
+    mine.clock.sleep(24 * 3600)
+    assert failed.cost_so_far(mine) == pytest.approx(failed.cost(took_s))
+
+
+def test_while_there_is_no_machine_its_cost_is_an_upper_bound(mine, capsys):
+    with mine.fault("no-capacity"), pytest.raises(errors.CapacityError):
+        bring_up(mine)
+    assert "waiting for the machine, at most $0.08 so far" in capsys.readouterr().out
+
+
+def test_an_interrupt_when_it_has_failed_does_not_say_that_it_bills(mine):
+    with mine.fault("no-capacity"), pytest.raises(errors.CapacityError):
+        bring_up(mine)
+    said = str(deployment.interrupted(mine, name_of(mine)))
+    assert "has failed: run 03_deploy_endpoint again" in said
+    assert "bills" not in said

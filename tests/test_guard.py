@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import replace
@@ -282,7 +284,101 @@ def test_a_cancelled_endpoint_bills_until_it_is_deleted_or_extended(session, cap
     assert tag(session, made) == "never"
     guard.cancel(session, made.name)
     assert "had no time to live" in capsys.readouterr().out
-    assert guard.extend(session, hours=1) == guard.expiry(session, made.name)
+    assert guard.limit(session, hours=1) == guard.expiry(session, made.name)
+    assert tag(session, made) != "never"
+
+
+@pytest.mark.parametrize("how", ["deployed without one", "cancelled"])
+def test_an_extension_leaves_an_endpoint_without_a_time_to_live_alone(session, how, capsys):
+    made = deploy(session, ttl_h=None if how == "deployed without one" else LONG_H)
+    guard.cancel(session)
+    capsys.readouterr()
+    assert guard.extend(session, hours=LONG_H) is None
+    said = capsys.readouterr().out
+    assert "has no time to live, and an extension gives it none: guard.limit, or" in said
+    assert said.count("\n") == 1
+    assert guard.expiry(session, made.name) is None
+    assert tag(session, made) == "never"
+
+
+def test_an_extension_that_changes_nothing_says_so(session, capsys):
+    made = deploy(session)
+    capsys.readouterr()
+    guard.extend(session, made.name, hours=1)
+    assert "h, unchanged: that is later than you ask for" in capsys.readouterr().out
+    guard.extend(session, made.name, hours=2 * LONG_H)
+    assert "unchanged" not in capsys.readouterr().out
+
+
+def test_a_limit_may_be_earlier_than_what_was_scheduled(session):
+    made = deploy(session)
+    due = guard.limit(session, hours=LONG_H / 2)
+    assert guard.expiry(session, made.name) == due
+    assert hours_to(session, due) == pytest.approx(LONG_H / 2, abs=1)
+
+
+@pytest.mark.parametrize("hours", ["3", None, True, [1], 10**400])
+@pytest.mark.parametrize("change", [guard.extend, guard.limit])
+def test_what_is_no_number_of_hours_is_one_sentence(session, change, hours):
+    with pytest.raises(GuardError, match="A time to live is a number of hours"):
+        change(session, hours=hours)
+
+
+# --- a guard that somebody takes away
+
+
+def test_a_schedule_that_vanishes_while_it_is_waited_for_is_put_back(session, capsys):
+    made = deploy(session)
+    due = guard.expiry(session, made.name)
+    session.client("scheduler").delete_schedule_group(Name=guard.group_of(session))
+    endpoint.wait(session, made)
+    assert guard.expiry(session, made.name) == due
+    assert f"The time to live of {made.name} was gone and is there again" in capsys.readouterr().out
+
+
+def test_a_cancelled_one_is_not_put_back_while_it_is_waited_for(session):
+    made = deploy(session)
+    guard.cancel(session)
+    endpoint.wait(session, made)
+    assert guard.expiry(session, made.name) is None
+
+
+def test_who_may_not_look_at_the_schedule_waits_all_the_same(session, capsys):
+    made = deploy(session)
+    refuse(session, "GetSchedule")
+    assert endpoint.wait(session, made).status == "InService"
+    assert "still deletes itself is not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda session, _: guard.remove_group(session),
+        lambda session, name: guard.remove(session, f"{name}-x"),
+    ],
+)
+def test_a_deployment_while_the_group_is_removed_keeps_its_time_to_live(session, remove):
+    made = deploy(session)
+    due = guard.expiry(session, made.name)
+    # The group was still empty when it was looked at.
+    rehearsing.pretend(session, "ListSchedules", times=1, service="scheduler", Schedules=[])
+    remove(session, made.name)
+    assert guard.expiry(session, made.name) == due
+
+
+def test_a_schedule_is_put_back_when_its_endpoint_is_there_after_its_removal(session):
+    made = deploy(session)
+    due = guard.expiry(session, made.name)
+    guard.remove(session, made.name)
+    assert guard.expiry(session, made.name) == due
+
+
+def test_what_is_put_back_is_never_due_in_the_past(session):
+    made = deploy(session)
+    late = replace(endpoint.look(session, made.name), expires="2026-01-01T00:00:00Z")
+    guard.remove_group(session)
+    session.client("scheduler").delete_schedule(GroupName=guard.group_of(session), Name=made.name)
+    assert guard.mend(session, late) > session.clock.now() - timedelta(minutes=10)
 
 
 def test_without_an_endpoint_there_is_nothing_to_extend_or_cancel(session):
@@ -370,24 +466,26 @@ def test_what_cannot_be_told_is_said_and_raises_nothing(session, capsys):
 
 
 def test_the_group_goes_with_its_last_schedule(session):
-    for name in ("a", "b"):
+    first, second = (f"inf2-workshop-{session.participant}-{end}" for end in "ab")
+    for name in (first, second):
         guard.protect(session, name, hours=1, recipe_name="")
-    assert guard.remove(session, "a") is True
-    assert guard.expiry(session, "b")
-    assert guard.remove(session, "b") is True
-    assert guard.remove(session, "b") is False
+    assert guard.remove(session, first) is True
+    assert guard.expiry(session, second)
+    assert guard.remove(session, second) is True
+    assert guard.remove(session, second) is False
     assert guard.remove_group(session) is False
     assert resources.of_participant(session, resources.SCHEDULE_GROUP) == []
 
 
 def test_participants_have_schedules_of_their_own(session, shared):
     other = replace(shared, participant=f"{session.participant}-b")
-    guard.protect(session, "mine", hours=1, recipe_name="")
-    guard.protect(other, "theirs", hours=1, recipe_name="")
-    guard.remove(session, "theirs")
-    assert guard.expiry(other, "theirs")
-    guard.remove(other, "theirs")
-    guard.remove(session, "mine")
+    mine, theirs = "inf2-workshop-mine", "inf2-workshop-theirs"
+    guard.protect(session, mine, hours=1, recipe_name="")
+    guard.protect(other, theirs, hours=1, recipe_name="")
+    guard.remove(session, theirs)
+    assert guard.expiry(other, theirs)
+    guard.remove(other, theirs)
+    guard.remove(session, mine)
 
 
 # --- command line
@@ -399,10 +497,65 @@ def test_the_command_line_shows_extends_and_cancels(session, capsys, monkeypatch
     capsys.readouterr()
     assert guard.main([]) == 0
     assert f"{made.name} is " in capsys.readouterr().out
-    assert guard.main(["--extend", str(2 * LONG_H)]) == 0
+    assert guard.main(["--extend", "2"]) == 0  # of the reader's
     assert "deletes itself at" in capsys.readouterr().out
-    assert hours_to(session, guard.expiry(session, made.name)) > LONG_H
+    due = guard.expiry(session, made.name)
+    assert hours_to(session, due) == pytest.approx(2 * rehearsing.SPEED, abs=2)
+    assert guard.main(["--extend", "1"]) == 0
+    assert ", unchanged: that is later than you ask for" in capsys.readouterr().out
+    assert guard.expiry(session, made.name) == due
+    assert guard.main(["--limit", "1"]) == 0
+    due = guard.expiry(session, made.name)
+    assert hours_to(session, due) == pytest.approx(rehearsing.SPEED, abs=2)
     assert guard.main(["--cancel", "--endpoint", made.name]) == 0
     assert guard.expiry(session, made.name) is None
-    assert guard.main(["--extend", "-1"]) == 1
-    assert "more than 0" in capsys.readouterr().err
+    capsys.readouterr()
+    assert guard.main(["--extend", "2"]) == 0
+    assert "has no time to live, and an extension gives it none" in capsys.readouterr().out
+    assert guard.expiry(session, made.name) is None
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("verb", ["--extend", "--limit"])
+def test_the_command_line_names_its_own_word_for_no_time_to_live(session, capsys, verb, hours):
+    assert guard.main([verb, hours]) == 1
+    said = capsys.readouterr().err
+    assert "more than 0" in said
+    assert "--cancel for none" in said
+    assert "None" not in said
+
+
+def test_an_empty_name_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        guard.main(["--endpoint", "", "--cancel"])
+    assert "leave --endpoint out" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_the_command_line_is_one_sentence(session, capsys, monkeypatch):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guard, "open_session", interrupt)
+    assert guard.main(["--extend", "2"]) == 130
+    said = capsys.readouterr()
+    assert (
+        said.err == "Interrupted: run it again to see what is running and when it deletes itself.\n"
+    )
+    assert said.out == ""
+
+
+def test_an_interrupt_while_it_is_imported_is_one_sentence_too():
+    start = (
+        "import runpy, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'helpers.endpoint': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "runpy.run_module('helpers.guard', run_name='__main__')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", start], cwd=rehearsing.ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.startswith("Interrupted: ")
+    assert "Traceback" not in ended.stderr

@@ -1,10 +1,15 @@
+import json
+import logging
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import quote
 
 import pytest
 import rehearsing
 
-from helpers import hub
+from helpers import hub, sdk
+from helpers.errors import SettingsError
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
 
 GATED = "meta-llama/Meta-Llama-3-70B-Instruct"
@@ -170,3 +175,54 @@ def test_a_token_is_found_after_anything(before):
 )
 def test_names_are_no_tokens(text):
     assert hub.redact(text) == text
+
+
+# --- a token as it was copied
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "\t{}\r\n", "{}"])
+def test_what_stands_around_a_token_is_left_out_wherever_it_comes_from(around, monkeypatch):
+    copied = around.format(TOKEN)
+    assert hub.clean(copied) == hub.token({"HF_TOKEN": copied}) == TOKEN
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: copied)
+    assert hub.token({}) == TOKEN
+
+
+def test_blanks_are_no_token():
+    assert hub.clean(" \n") is hub.clean(None) is None
+
+
+@pytest.mark.parametrize("odd", [f"{TOKEN}\nX: y", f"{TOKEN}\u20ac", f"{TOKEN} x", 5, b"hf_bytes"])
+def test_what_can_be_no_token_is_refused_in_a_sentence_without_it(odd):
+    with pytest.raises(SettingsError, match="Hugging Face token") as seen:
+        hub.clean(odd)
+    assert str(odd) not in str(seen.value)
+    assert TOKEN not in str(seen.value)
+
+
+def test_a_check_of_what_can_be_no_token_does_not_raise(hub_url):
+    checked = check(hub_url, f"{TOKEN}\u20ac")
+    assert checked.refused
+    assert "copy it again" in checked.message
+
+
+@pytest.mark.parametrize(
+    "odd", ["se'cr\"et-1", "sec\\ret-22", "se\tcret-333", "s\u20accret-44", "s/e c+ret5"]
+)
+def test_a_secret_is_covered_however_it_is_written(odd):
+    hub.cover(odd)
+    ways = (json.dumps, repr, lambda text: quote(text, safe=""))
+    for said in (odd, *(way(odd) for way in ways)):
+        assert re.fullmatch(r"['\"]?\*\*\*['\"]?", hub.redact(said)), said
+
+    body = json.dumps({"HF_TOKEN": odd}).encode()  # of an answer, as botocore logs it
+    assert hub.redact(f"Response body: {body}") == 'Response body: b\'{"HF_TOKEN": "***"}\''
+
+
+def test_the_sdks_own_logs_are_covered_too(caplog):
+    sdk.sagemaker_core("resources")
+    caplog.set_level(logging.DEBUG)
+    hub.cover("odd-secret-7f3a")
+    logging.getLogger("sagemaker.core.resources").debug("Model {'HF_TOKEN': 'odd-secret-7f3a'}")
+    assert "odd-secret" not in caplog.text
+    assert "Model {'HF_TOKEN': '***'}" in caplog.text

@@ -26,21 +26,27 @@ TTL_H = 20_000
 # first one and those that change something.
 DEPLOYING = [
     "sagemaker.DescribeEndpoint",
+    "sagemaker.DescribeEndpointConfig",
+    "sagemaker.DescribeModel",
     "iam.GetRole",
     "scheduler.UpdateSchedule",
     "scheduler.CreateScheduleGroup",
     "scheduler.CreateSchedule",
     "cloudwatch-logs.CreateLogGroup",
     "cloudwatch-logs.PutRetentionPolicy",
-    "sagemaker.DeleteEndpointConfig",
-    "sagemaker.DeleteModel",
     "sagemaker.CreateModel",
-    "sagemaker.DescribeModel",
     "sagemaker.CreateEndpointConfig",
-    "sagemaker.DescribeEndpointConfig",
     "sagemaker.CreateEndpoint",
     "scheduler.GetSchedule",
     "sagemaker.ListTags",
+]
+# What it calls besides where another deployment has left a model and a configuration.
+REPLACING = [
+    "sagemaker.DeleteEndpointConfig",
+    "sagemaker.DeleteModel",
+    "sagemaker.CreateModel",
+    "sagemaker.CreateEndpointConfig",
+    "sagemaker.CreateEndpoint",
 ]
 REMOVING = [
     "sagemaker.ListEndpoints",
@@ -87,9 +93,11 @@ def name_of(session):
     return resources.name_of(session.participant, SMALL.name)
 
 
-def deploy(session):
+def deploy(session, instance_count=1):
     role = "arn:aws:iam::123456789012:role/inf2-workshop-execution"
-    made = endpoint.deploy(session, SMALL, role=role, hf_token="hf_of_nobody", ttl_h=TTL_H)
+    token = "hf_of_nobody" if instance_count == 1 else "hf_of_another"  # in the model
+    given = {"hf_token": token, "ttl_h": TTL_H, "instance_count": instance_count}
+    made = endpoint.deploy(session, SMALL, role=role, **given)
     return endpoint.wait(session, made)
 
 
@@ -174,6 +182,20 @@ def test_a_deployment_killed_at_any_point_is_up_once_after_another(session, poin
         "schedule",
         "schedule group",
     ]
+    assert is_guarded(session)
+    session.client("sagemaker").delete_endpoint(EndpointName=name_of(session))  # for the quota
+
+
+@pytest.mark.parametrize("point", points(REPLACING))
+def test_a_deployment_over_leftovers_killed_at_any_point_is_up_once_after_another(session, point):
+    deploy(session, instance_count=2)
+    session.client("sagemaker").delete_endpoint(EndpointName=name_of(session))
+    deployed.wait_until_gone(session, name_of(session))
+    kill(session, deploy, point)
+    if deployed.status_of(session, name_of(session)):
+        assert is_guarded(session)
+    assert deploy(session).instance_count == 1
+    assert len(there(session)) == 6
     assert is_guarded(session)
     session.client("sagemaker").delete_endpoint(EndpointName=name_of(session))  # for the quota
 

@@ -65,7 +65,8 @@ def run(tmp_path_factory):
         "the environment": f"hf_rehearsal{secrets.token_hex(11)}",
         "hf auth login": f"hf_{secrets.token_hex(17)}",
         "an argument": f"hf_{secrets.token_hex(17)}",
-        "an argument of no known form": f"odd-{secrets.token_hex(17)}",
+        # JSON, Python and URLs write it in other ways.
+        "an argument of no known form": f"odd-\"'\\/{secrets.token_hex(17)}",
     }
     login = place / "huggingface" / "token"
     login.parent.mkdir()
@@ -110,6 +111,6 @@ def test_the_run_did_what_it_was_to_do(run):
 )
 def test_no_output_and_no_file_holds_the_token(run, how):
     tokens, said, files = run
-    token = tokens[how]
-    assert token not in said
-    assert [file for file in files if token.encode() in file.read_bytes()] == []
+    end = tokens[how][-22:]  # however its beginning is written
+    assert end not in said
+    assert [file for file in files if end.encode() in file.read_bytes()] == []

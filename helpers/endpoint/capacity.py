@@ -7,7 +7,12 @@ from typing import Any
 from helpers import containers, resources
 from helpers.endpoint import deployed, lifetime, logs
 from helpers.endpoint.deployed import Endpoint
-from helpers.endpoint.deployment import deploy, interrupted
+from helpers.endpoint.deployment import (
+    deploy,
+    interrupted,
+    is_whole,
+    refuse_other_than_a_recipe,
+)
 from helpers.endpoint.waiting import wait
 from helpers.errors import CapacityError, EndpointError, QuotaError, WorkshopError
 from helpers.recipes import Recipe
@@ -49,10 +54,9 @@ def bring_up(
         QuotaError: When the only one may have none.
         EndpointError: Whatever else keeps it from coming up.
     """
+    _refuse_nonsense(recipe, attempts, regions)
     name = resources.name_of(session.participant, recipe.name)
     order = tuple(dict.fromkeys([session.region, *regions]))
-    if attempts < 1:
-        raise EndpointError(f"At least one attempt is needed, not {attempts}: give attempts=1.")
     if weights and len(order) > 1:
         raise EndpointError(
             "SageMaker reads weights from a bucket in its own region only: leave regions out, or "
@@ -65,6 +69,20 @@ def bring_up(
     except KeyboardInterrupt:
         pass
     raise interrupted(session, name)
+
+
+def _refuse_nonsense(recipe: Recipe, attempts: int, regions: Sequence[str]) -> None:
+    refuse_other_than_a_recipe(recipe)
+    if not is_whole(attempts) or attempts < 1:
+        raise EndpointError(
+            f"At least one attempt is needed, a whole number, not {attempts!r}: give attempts=1."
+        )
+    is_list = isinstance(regions, list | tuple | set | frozenset)
+    if not is_list or not all(isinstance(one, str) for one in regions):
+        raise EndpointError(
+            f"regions is a list of names of regions, not {regions!r}: give one such as "
+            '["us-west-2"].'
+        )
 
 
 def _somewhere(
@@ -83,8 +101,14 @@ def _somewhere(
         undo(session, name)
     _go(session, order[0])
     raise CapacityError(
-        f"No machine for {name}: {' '.join(problems)} Try later, or add a region to regions."
+        f"No machine for {name}, {_tried(attempts)} in each of {', '.join(order)}: "
+        f"{' '.join(problems)} Try later, with more ATTEMPTS, or with another region in "
+        "OTHER_REGIONS (attempts and regions of endpoint.bring_up)."
     )
+
+
+def _tried(attempts: int) -> str:
+    return f"tried {'once' if attempts == 1 else f'{attempts} times'}"
 
 
 def undo(session: Session, name: str) -> None:
@@ -113,7 +137,11 @@ def _insist(session: Session, recipe: Recipe, name: str, attempts: int, **given:
         )
         session.clock.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-    return wait(session, deploy(session, recipe, **given))
+    try:
+        return wait(session, deploy(session, recipe, **given))
+    except CapacityError as error:
+        problem = str(error)
+    raise CapacityError(f"{problem}\nThis was {_tried(attempts)} in {session.region}.")
 
 
 def _from_where_it_is(session: Session, name: str, order: Sequence[str]) -> tuple[str, ...]:

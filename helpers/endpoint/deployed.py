@@ -1,9 +1,12 @@
 """What is deployed: find the participant's endpoint, look at it, remove it."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import contracts, costs, hub, resources
 from helpers.errors import EndpointError, EndpointMissing
@@ -13,6 +16,7 @@ from helpers.session import Session
 
 DELETE_TIMEOUT_S = 900
 MODEL_FOLDER = "/opt/ml/model"  # where SageMaker puts weights from S3, AWS's hosting guide
+REPLICAS_AT_MOST = "replicas-at-most"  # the tag that says how many an endpoint may have had
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Endpoint:
         price_per_hour: $ an hour for all instances, None when unknown.
         failure_reason: Why it failed, empty when it did not.
         weights: S3 prefix its weights come from, empty when the container downloads them.
+        most_instances: The most that it may have had, for what it has cost at most.
+        participant: Whose it is by its tag, empty when that cannot be read.
+        expires: When it is to delete itself by its tag, or `never`; empty when that cannot be
+            read. Its schedule is what does it.
     """
 
     name: str
@@ -48,14 +56,34 @@ class Endpoint:
     price_per_hour: float | None
     failure_reason: str = ""
     weights: str = ""
+    most_instances: int = 0
+    participant: str = ""
+    expires: str = ""
+
+    @property
+    def bills(self) -> bool:
+        """Whether it has a machine, as far as one knows: one that failed has none.
+
+        What AWS documents is that "DeleteEndpoint is the only operation that can be performed on a
+        failed endpoint" (API reference, EndpointStatus, 2026-11); that its machines go when it
+        fails stands nowhere [unverified], so delete it all the same.
+        """
+        return self.status != "Failed"
 
     def cost_so_far(self, session: Session) -> float:
-        """$ from its creation until now, at most: SageMaker bills once the instance is there."""
-        return self.cost((session.clock.now() - self.created).total_seconds())
+        """$ from its creation until now, or until it failed; at most.
+
+        SageMaker bills once the instance is there, and instances that came later for less long.
+        """
+        until = session.clock.now() if self.bills else self.modified
+        return self.cost((until - self.created).total_seconds())
 
     def cost(self, seconds: float) -> float:
-        """$ for so many seconds of AWS time; 0 when the price is unknown."""
-        return max(0.0, seconds) / 3600 * (self.price_per_hour or 0.0)
+        """$ for so many seconds of AWS time, at most; 0 when the price is unknown."""
+        if not self.price_per_hour or not self.instance_count:
+            return 0.0
+        each = self.price_per_hour / self.instance_count
+        return max(0.0, seconds) / 3600 * each * max(self.most_instances, self.instance_count)
 
 
 def find(session: Session, name: str | None = None, *, in_service: bool = False) -> Endpoint:
@@ -133,6 +161,7 @@ def peek(session: Session, name: str) -> Endpoint | None:
     running = next(iter(described.get("ProductionVariants", [])), {})
     instance_type = variant.get("InstanceType", "")
     count = running.get("CurrentInstanceCount") or variant.get("InitialInstanceCount", 0)
+    wanted = running.get("DesiredInstanceCount") or 0
     known = costs.INSTANCES.get(instance_type)
     tags = resources.tags_of(session, described["EndpointArn"])
     recipe_name = tags.get("recipe") or _recipe_of(session, name)
@@ -150,7 +179,32 @@ def peek(session: Session, name: str) -> Endpoint | None:
         price_per_hour=known.price_per_hour * count if known else None,
         failure_reason=hub.redact(described.get("FailureReason", "")),
         weights=weights,
+        most_instances=max(count, wanted, _tagged_most(tags)),
+        participant=tags.get("participant", ""),
+        expires=tags.get("expires", ""),
     )
+
+
+def remember_most(session: Session, arn: str, count: int) -> None:
+    """Let an endpoint's tag say how many replicas it may have had, as far as it may be written.
+
+    To be called before there are so many: nobody else remembers it after a scale-in, and what an
+    endpoint has cost at most depends on it.
+
+    Args:
+        session: The workshop's session.
+        arn: The endpoint's.
+        count: Replicas; a larger number that the tag says already stays.
+    """
+    with contextlib.suppress(ClientError, BotoCoreError, EndpointError):
+        if count > _tagged_most(resources.tags_of(session, arn)):
+            tag = {"Key": REPLICAS_AT_MOST, "Value": str(count)}
+            session.client("sagemaker").add_tags(ResourceArn=arn, Tags=[tag])
+
+
+def _tagged_most(tags: Mapping[str, str]) -> int:
+    value = tags.get(REPLICAS_AT_MOST, "")
+    return int(value) if re.fullmatch("[0-9]{1,6}", value) else 0
 
 
 def _model_of(env: Mapping[str, str], weights: str, recipe_name: str) -> str:

@@ -13,9 +13,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import resources
 from helpers.endpoint import deployed, logs
+from helpers.endpoint.deployed import Endpoint
 from helpers.errors import GuardError, WorkshopError
 from helpers.resources import KINDS, PREFIX, WORKSHOP
 from helpers.session import Session, in_utc, reason
+from helpers.settings import PYTHON
 
 DEFAULT_TTL_H = 4.0  # a full pass on AWS takes two hours
 LONGEST_H = 24 * 365 * 20.0  # a fast rehearsal needs many: see `aws_hours`
@@ -25,6 +27,7 @@ TARGET = "arn:{partition}:scheduler:::aws-sdk:sagemaker:deleteEndpoint"
 # reference", RetryPolicy, 2026-11). That it also tries again after a ValidationException, which
 # that refusal is, stands there for "the request fails" in general [unverified].
 RETRY_POLICY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
+_SOONEST_S = 600  # until what is put back late is due: AWS refuses a schedule of the past
 _TRIES, _PAUSE_S = 24, 5.0  # a group that is being deleted is waited for, two minutes of AWS time
 
 
@@ -81,7 +84,7 @@ def protect(session: Session, name: str, *, hours: float, recipe_name: str) -> d
         GuardError: When it cannot be scheduled.
         SessionError: When there is no role for the scheduler.
     """
-    expires = in_hours(session, hours)
+    expires = in_hours(session, hours, never="ttl_h=None for none")
     _put(session, name, expires, recipe_name)
     return expires
 
@@ -103,10 +106,69 @@ def keep(session: Session, name: str, *, hours: float, recipe_name: str) -> date
     return due
 
 
-def extend(session: Session, name: str | None = None, *, hours: float) -> datetime:
+def mend(session: Session, endpoint: Endpoint) -> datetime | None:
+    """Put back the schedule of an endpoint that is to have one and has none; says so.
+
+    A clean-up elsewhere may take the schedule of a deployment that has just begun. What was to be
+    stands in the endpoint's tag, which `cancel` changes.
+
+    Returns:
+        When it deletes itself, None when nothing will delete it.
+
+    Raises:
+        GuardError: When the scheduler cannot be asked, or the schedule cannot be put back.
+        SessionError: When there is no role for the scheduler.
+    """
+    due, wanted = expiry(session, endpoint.name), _tagged(endpoint)
+    is_anothers = endpoint.participant not in ("", session.participant)
+    if due or not wanted or is_anothers or endpoint.status == "Deleting":
+        return due
+    soonest = (session.clock.now() + timedelta(seconds=_SOONEST_S)).replace(microsecond=0)
+    due = max(wanted, soonest)
+    _put(session, endpoint.name, due, endpoint.recipe_name)
+    session.say_measured(
+        f"The time to live of {endpoint.name} was gone and is there again: it {when(session, due)}"
+    )
+    return due
+
+
+def extend(session: Session, name: str | None = None, *, hours: float) -> datetime | None:
     """Let an endpoint live for at least so many hours from now on; says when it deletes itself.
 
-    It never shortens: an expiry that is later stays.
+    It never shortens: an expiry that is later stays. An endpoint that is to have no time to live
+    is left alone: `limit` gives it one.
+
+    Args:
+        session: The workshop's session.
+        name: The endpoint; left out, the only one the participant has.
+        hours: Hours of AWS time.
+
+    Returns:
+        When it deletes itself, AWS time; None when nothing will delete it.
+
+    Raises:
+        EndpointMissing: When there is no such endpoint.
+        GuardError: When it cannot be scheduled.
+    """
+    wanted = in_hours(session, hours, never="guard.cancel, or --cancel, for none")
+    endpoint = deployed.find(session, name)
+    due = expiry(session, endpoint.name)
+    if due is None and not _tagged(endpoint):
+        session.say(
+            f"{endpoint.name} has no time to live, and an extension gives it none: guard.limit, or "
+            f"`{PYTHON} -m helpers.guard --limit HOURS`, does."
+        )
+        return None
+    if due and due >= wanted:
+        session.say_measured(
+            f"{endpoint.name} {when(session, due)}, unchanged: that is later than you ask for"
+        )
+        return due
+    return _limited(session, endpoint, wanted)
+
+
+def limit(session: Session, name: str | None = None, *, hours: float) -> datetime:
+    """Let AWS delete an endpoint so many hours from now, be that earlier or later than it was.
 
     Args:
         session: The workshop's session.
@@ -120,14 +182,24 @@ def extend(session: Session, name: str | None = None, *, hours: float) -> dateti
         EndpointMissing: When there is no such endpoint.
         GuardError: When it cannot be scheduled.
     """
-    endpoint = deployed.find(session, name)
-    wanted, due = in_hours(session, hours), expiry(session, endpoint.name)
-    if due is None or due < wanted:
-        _put(session, endpoint.name, wanted, endpoint.recipe_name)
-        _tag(session, endpoint.name, wanted)
-        due = wanted
+    wanted = in_hours(session, hours, never="guard.cancel, or --cancel, for none")
+    return _limited(session, deployed.find(session, name), wanted)
+
+
+def _limited(session: Session, endpoint: Endpoint, due: datetime) -> datetime:
+    _put(session, endpoint.name, due, endpoint.recipe_name)
+    _tag(session, endpoint.name, due)
     session.say_measured(f"{endpoint.name} {when(session, due)}")
     return due
+
+
+def _tagged(endpoint: Endpoint) -> datetime | None:
+    """When an endpoint is to delete itself by its tag."""
+    try:
+        due = datetime.fromisoformat(endpoint.expires)
+    except ValueError:  # never, or not known
+        return None
+    return due if due.tzinfo else due.replace(tzinfo=UTC)
 
 
 def cancel(session: Session, name: str | None = None) -> None:
@@ -145,16 +217,22 @@ def cancel(session: Session, name: str | None = None) -> None:
     session.say(f"{endpoint.name} {had}: it bills {price} until you run 08_clean_up.")
 
 
-def in_hours(session: Session, hours: float) -> datetime:
+def in_hours(session: Session, hours: float, *, never: str = "None for none") -> datetime:
     """The moment so many hours of AWS time from now, to the second.
+
+    Args:
+        session: The workshop's session.
+        hours: Hours of AWS time.
+        never: How the caller says that there is to be no time to live.
 
     Raises:
         GuardError: When that is no time to live.
     """
-    if not 0 < hours <= LONGEST_H:
+    is_number = isinstance(hours, int | float) and not isinstance(hours, bool)
+    if not is_number or not 0 < hours <= LONGEST_H:
         raise GuardError(
-            f"A time to live is more than 0 and at most {LONGEST_H:g} hours, not {hours!r}: give "
-            f"one such as {DEFAULT_TTL_H:g}, or None for none."
+            f"A time to live is a number of hours, more than 0 and at most {LONGEST_H:g}, not "
+            f"{hours!r}: give one such as {DEFAULT_TTL_H:g}, or {never}."
         )
     return (session.clock.now() + timedelta(hours=hours)).replace(microsecond=0)
 
@@ -175,33 +253,50 @@ def when(session: Session, due: datetime | None) -> str:
 def remove(session: Session, name: str) -> bool:
     """Delete an endpoint's schedule, and the group with the last one; False without a schedule.
 
-    To be called when the endpoint is gone, not before: it is what ends the bill otherwise.
+    To be called when the endpoint is gone, not before: it is what ends the bill otherwise. Where
+    one of the name is there afterwards, made elsewhere meanwhile, its schedule is put back.
 
     Raises:
-        GuardError: When it cannot be deleted.
+        GuardError: When it cannot be deleted, or put back.
+        EndpointError: When SageMaker cannot be asked.
     """
     had_one = _delete(session, name)
     remove_group(session)
+    there = deployed.peek(session, name)
+    if there and there.bills:
+        mend(session, there)
     return had_one
 
 
 def remove_group(session: Session) -> bool:
     """Delete the participant's schedule group when it is empty; False when it is not, or not there.
 
+    AWS deletes with it what has been scheduled in it meanwhile: that is put back.
+
     Raises:
-        GuardError: When it cannot be deleted.
+        GuardError: When it cannot be deleted, or what it held cannot be put back.
+        EndpointError: When SageMaker cannot be asked.
     """
     client, group = session.client("scheduler"), group_of(session)
     try:
         if client.list_schedules(GroupName=group, MaxResults=1)["Schedules"]:
             return False
         client.delete_schedule_group(Name=group)
-        return True
     except (ClientError, BotoCoreError) as error:
         if resources.is_missing(error):
             return False
         problem = reason(error)
+    else:
+        _mend_all(session)
+        return True
     raise GuardError(f"The schedule group {group} cannot be deleted: {problem}")
+
+
+def _mend_all(session: Session) -> None:
+    for one in resources.of_participant(session, resources.ENDPOINT):
+        there = deployed.peek(session, one.name)
+        if there and there.bills:
+            mend(session, there)
 
 
 # --- The scheduler --------------------------------------------------------------------------

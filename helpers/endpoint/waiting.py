@@ -50,6 +50,8 @@ def wait(
 ) -> Endpoint:
     """Wait until an endpoint is in service; says at every mark how far it is and what it cost.
 
+    At every mark, and at the end, it sees to it that the endpoint's time to live is still there.
+
     Args:
         session: The workshop's session.
         endpoint: What `deploy` gave.
@@ -75,6 +77,11 @@ def wait(
 
 def still_there(session: Session, endpoint: Endpoint) -> str:
     """What exists, what it bills, when that ends, and what to do about it."""
+    if not endpoint.bills:
+        return (
+            f"Endpoint {endpoint.name} has failed: run 03_deploy_endpoint again to replace it, or "
+            "08_clean_up to delete it."
+        )
     price = f"${endpoint.price_per_hour:.2f} an hour" if endpoint.price_per_hour else "by the hour"
     try:
         ends = f"It {lifetime.when(session, lifetime.expiry(session, endpoint.name))}."
@@ -108,10 +115,12 @@ def _wait(
                 f"Still {endpoint.status} after {asked_s / 60:.0f} min. "
                 f"{still_there(session, endpoint)}"
             )
-        progress.say_until(asked_s - _LOG_SLACK_S)
+        if progress.say_until(asked_s - _LOG_SLACK_S):
+            _keep_guard(session, endpoint)
         session.clock.sleep(poll_s)
     if endpoint.status == "Failed":
         raise _failure(session, endpoint)
+    _keep_guard(session, endpoint)
     took_s = progress.age_s(endpoint.modified)
     if came_s < took_s + _JUST_NOW_S and took_s > 0:
         progress.say_until(took_s)  # those a slow look has missed
@@ -121,6 +130,14 @@ def _wait(
     else:
         session.say_measured(f"InService, ${endpoint.cost_so_far(session):.2f} since its creation")
     return endpoint
+
+
+def _keep_guard(session: Session, endpoint: Endpoint) -> None:
+    """Put back a time to live that a clean-up elsewhere has taken; whoever may not is told so."""
+    try:
+        lifetime.mend(session, endpoint)
+    except WorkshopError as error:
+        session.say(f"Whether {endpoint.name} still deletes itself is not known: {error}")
 
 
 class _Progress:
@@ -143,16 +160,19 @@ class _Progress:
         """AWS seconds from its beginning to a moment."""
         return (moment - self._since).total_seconds()
 
-    def say_until(self, age_s: float) -> None:
-        """Say the lines of all marks up to an age that have not been said."""
-        for mark_s in self._marks.due(age_s):
+    def say_until(self, age_s: float) -> bool:
+        """Say the lines of all marks up to an age that have not been said; whether there were."""
+        due = list(self._marks.due(age_s))
+        for mark_s in due:
             self._say(mark_s)
+        return bool(due)
 
     def _say(self, age_s: float) -> None:
         endpoint, expected_s = self._endpoint, models.startup_s(self._endpoint.model_id)
         status = endpoint.status if endpoint.status in IN_PROGRESS else "Creating"
         doing, died_of = self._doing(age_s)
-        cost = f", ${endpoint.cost(age_s):.2f} so far" if endpoint.price_per_hour else ""
+        most = "at most " if doing == logs.WAITING else ""  # without a machine nothing bills
+        cost = f", {most}${endpoint.cost(age_s):.2f} so far" if endpoint.price_per_hour else ""
         self._session.say(f"{status}, {_of(age_s, expected_s)}, {doing}{cost}")
         if died_of and not self._dead:
             self._dead = True
@@ -216,7 +236,10 @@ def _recognized(session: Session, endpoint: Endpoint, lines: Sequence[str]) -> S
 def _remedy(endpoint: Endpoint, found: Symptom | None) -> str:
     """The contract's, which knows the configuration; else the symptom's."""
     if found and found.name == "no capacity":
-        return found.remedy
+        return (
+            "Try later or in another region: with ATTEMPTS and OTHER_REGIONS (attempts and regions "
+            "of endpoint.bring_up) 03_deploy_endpoint does both by itself."
+        )
     try:
         contract = contracts.contract_for_image(endpoint.image)
         broken = contracts.check(contract, endpoint.env, instance_type=endpoint.instance_type)

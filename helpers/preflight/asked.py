@@ -1,11 +1,13 @@
 """What a check is asked about and what it answers."""
 
+import contextlib
 import threading
 from dataclasses import dataclass, field
 
 from botocore.client import BaseClient
 
 from helpers import hub, resources
+from helpers.errors import SettingsError
 from helpers.recipes import Recipe
 from helpers.session import Session
 
@@ -50,8 +52,10 @@ class Asked:
 
     @property
     def token(self) -> str | None:
-        """The Hugging Face token, never shown."""
-        return self.hf_token or hub.token()
+        """The Hugging Face token, never shown; None as well when it can be none."""
+        with contextlib.suppress(SettingsError):
+            return hub.clean(self.hf_token) or hub.token()
+        return None
 
     @property
     def role(self) -> str:

@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import contracts, costs, quotas
 from helpers import endpoint as endpoints
-from helpers.endpoint import VARIANT, Endpoint
+from helpers.endpoint import VARIANT, Endpoint, deployed
 from helpers.endpoint.watching import Marks, patiently
 from helpers.errors import EndpointError, WorkshopError
 from helpers.scaling.by_policy import tracking
@@ -64,6 +64,7 @@ def replicas(
             session.say(f"Endpoint {endpoint.name} has {in_words(count)} already.")
             return endpoints.look(session, endpoint.name)
         check_quota(session, endpoint, count, serving=now.serving)
+        deployed.remember_most(session, now.arn, max(count, now.serving))
         _set_count(session, endpoint, count)
         _say_price(session, endpoint, now.serving, count)
     return wait(session, endpoint, count, poll_s=poll_s, timeout_s=timeout_s, mark_s=mark_s)

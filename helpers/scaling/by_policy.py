@@ -10,7 +10,7 @@ import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import costs, resources
-from helpers.endpoint import VARIANT, Endpoint
+from helpers.endpoint import VARIANT, Endpoint, deployed
 from helpers.errors import EndpointError
 from helpers.resources import scaling_targets
 from helpers.scaling.state import (
@@ -104,6 +104,7 @@ def track(
     refuse_busy(now)
     check_quota(session, endpoint, maximum, serving=now.serving)
     before = tracking(session, endpoint)
+    deployed.remember_most(session, now.arn, max(maximum, now.serving))
     _register(session, endpoint, now.arn, minimum, maximum, before)
     config = {
         "TargetValue": float(concurrent_per_replica),
