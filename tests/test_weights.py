@@ -14,7 +14,7 @@ import rehearsing
 from botocore.exceptions import ClientError
 from deployed import IMAGE
 
-from helpers import endpoint, errors, messages, recipes, weights
+from helpers import cleanup, endpoint, errors, messages, recipes, weights
 from helpers.errors import WeightsError
 from helpers.rehearsal import repository
 from helpers.rehearsal.hub import UNGRANTED_TOKEN
@@ -152,7 +152,7 @@ def test_it_is_said_where_clean_up_looks_into_another_bucket(session, admin, cap
     weights.copy(session, RECIPE, hf_token=TOKEN, bucket="inf2-workshop-own")
     said = capsys.readouterr().out
     assert "a month until 08_clean_up deletes them, run on this machine." in said
-    assert cleanup.leftovers(session)["kind"].tolist() == ["weights"]
+    assert cleanup.leftovers(session)["kind"].tolist() == ["weights folder"]
 
 
 @pytest.mark.parametrize(
