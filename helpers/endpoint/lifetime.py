@@ -244,7 +244,8 @@ def when(session: Session, due: datetime | None) -> str:
     left_h = (due - session.clock.now()).total_seconds() / 3600
     if left_h <= 0:
         return f"should have deleted itself at {in_utc(due)}: AWS goes on trying"
-    return f"deletes itself at {in_utc(due)}, in {left_h:.1f} h"
+    yours = "" if session.clock.speed == 1 else f" ({left_h / session.clock.speed:.1f} h of yours)"
+    return f"deletes itself at {in_utc(due)}, in {left_h:.1f} h{yours}"
 
 
 # --- Clean-up -------------------------------------------------------------------------------
