@@ -305,7 +305,7 @@ def test_an_extension_that_changes_nothing_says_so(session, capsys):
     made = deploy(session)
     capsys.readouterr()
     guard.extend(session, made.name, hours=1)
-    assert "h, unchanged: that is later than you ask for" in capsys.readouterr().out
+    assert ", unchanged: that is later than you ask for" in capsys.readouterr().out
     guard.extend(session, made.name, hours=2 * LONG_H)
     assert "unchanged" not in capsys.readouterr().out
 
@@ -435,7 +435,7 @@ def test_what_runs_is_said_with_its_cost_and_its_end(session, capsys):
     assert " UTC, 0." in line
     assert " h, $0." in line
     assert "so far; it deletes itself at 20" in line
-    assert line.endswith(" h [rehearsal]\n")
+    assert line.endswith(" h of yours) [rehearsal]\n")
     guard.cancel(session)
     assert "it has no time to live: it bills until you delete it" in said(session, capsys)
 

@@ -52,21 +52,16 @@ class View:
     expires: Mapping[str, str]
 
     def cost(self, found: Found) -> float | None:
-        """$ that an endpoint has cost so far, at most; None when its price is unknown.
-
-        One that has failed has no machine any more, if it ever had one.
-        """
+        """$ that an endpoint has cost so far, at most; None when its price is unknown."""
         running = self.running.get(found.arn)
         if running is None or running.price_per_hour is None:
             return None
-        if running.status == FAILED:
-            return running.cost((running.modified - running.created).total_seconds())
         return running.cost_so_far(self.sessions[found.region])
 
     def hours(self, found: Found) -> float | None:
         """Hours for which an endpoint has billed so far, at most; None when that is unknown."""
         running, until = self.running.get(found.arn), self.sessions[found.region].clock.now()
-        if running is not None and running.status == FAILED:
+        if running is not None and not running.bills:
             until = running.modified
         return max(0.0, (until - found.created).total_seconds()) / 3600 if found.created else None
 
