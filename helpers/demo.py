@@ -35,6 +35,7 @@ MAX_TOKENS = 512
 SLOTS = 4  # batch slots of the original guide's endpoint, for an image nothing is known about
 SEQUENCE_LENGTH = 4096
 PORTS = range(7860, 7960)  # Gradio's own
+_TRIES = 5  # to serve at a port that was free a moment before
 STREAM_LIMIT_S = 480  # SageMaker ends a stream after 8 minutes
 USER = "workshop"
 
@@ -96,23 +97,15 @@ def launch(
         raise SettingsError(
             "A rehearsal does not leave this machine: leave out share=True, or choose target aws."
         )
-    port = _free_port(port)
-    path = _studio_path(port, environ)
     chat = Chat(session, endpoint)
     page = build(chat, system_prompt=system_prompt)
     password = secrets.token_urlsafe(12) if share else None
-    _, url, share_url = page.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        root_path=path,
+    path, url, share_url = _serve(
+        page,
+        port,
+        environ,
         share=share,
         auth=(USER, password) if password else None,
-        inline=False,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=True,
-        ssr_mode=False,
-        footer_links=["api"],
     )
     demo = Demo(url, path, share_url, password, page, chat)
     if share and not share_url:
@@ -388,6 +381,30 @@ class Reading:
 
 
 # --- where it is served --------------------------------------------------------------------------
+
+
+def _serve(
+    page: gr.ChatInterface, wanted: int | None, environ: Mapping[str, str], **options: Any
+) -> tuple[str | None, str, str | None]:
+    """Serve at the wanted port or a free one; path behind Studio, local and public address."""
+    for _ in range(_TRIES):
+        port = _free_port(wanted)
+        path = _studio_path(port, environ)
+        with suppress(OSError):  # somebody else has just taken it
+            _, url, share_url = page.launch(
+                server_name="127.0.0.1",
+                server_port=port,
+                root_path=path,
+                inline=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_error=True,
+                ssr_mode=False,
+                footer_links=["api"],
+                **options,
+            )
+            return path, url, share_url
+    raise SettingsError(f"Port {port} was taken by somebody else each time: try again.")
 
 
 def _free_port(wanted: int | None) -> int:

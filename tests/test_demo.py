@@ -354,6 +354,24 @@ def test_no_free_port_at_all_is_said_so(scripted, monkeypatch):
             launched(session_with(scripted), some_endpoint())
 
 
+# Gradio 6.31 leaves the socket open with which it has tried the port.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_port_that_somebody_takes_in_the_last_moment_is_left_to_them(scripted, monkeypatch):
+    launch, others = gr.Blocks.launch, []
+
+    def overtaken(self, **options):
+        if not others:
+            others.append(socket.create_server(("127.0.0.1", options["server_port"])))
+        return launch(self, **options)
+
+    monkeypatch.setattr(gr.Blocks, "launch", overtaken)
+    with launched(session_with(scripted), some_endpoint()) as page:
+        (other,) = others
+        assert page.url.startswith("http://127.0.0.1:")
+        assert f":{other.getsockname()[1]}" not in page.url
+        other.close()
+
+
 def test_a_rehearsal_is_never_shared(scripted):
     with pytest.raises(SettingsError, match="does not leave this machine"):
         launched(session_with(scripted), some_endpoint(), share=True)
