@@ -119,7 +119,10 @@ def mend(session: Session, endpoint: Endpoint) -> datetime | None:
         GuardError: When the scheduler cannot be asked, or the schedule cannot be put back.
         SessionError: When there is no role for the scheduler.
     """
-    due, wanted = expiry(session, endpoint.name), _tagged(endpoint)
+    due, wanted = (
+        expiry(session, endpoint.name),
+        resources.expires_in({"expires": endpoint.expires}),
+    )
     is_anothers = endpoint.participant not in ("", session.participant)
     if due or not wanted or is_anothers or endpoint.status == "Deleting":
         return due
@@ -153,7 +156,7 @@ def extend(session: Session, name: str | None = None, *, hours: float) -> dateti
     wanted = in_hours(session, hours, never="guard.cancel, or --cancel, for none")
     endpoint = deployed.find(session, name)
     due = expiry(session, endpoint.name)
-    if due is None and not _tagged(endpoint):
+    if due is None and not resources.expires_in({"expires": endpoint.expires}):
         session.say(
             f"{endpoint.name} has no time to live, and an extension gives it none: guard.limit, or "
             f"`{PYTHON} -m helpers.guard --limit HOURS`, does."
@@ -191,15 +194,6 @@ def _limited(session: Session, endpoint: Endpoint, due: datetime) -> datetime:
     _tag(session, endpoint.name, due)
     session.say_measured(f"{endpoint.name} {when(session, due)}")
     return due
-
-
-def _tagged(endpoint: Endpoint) -> datetime | None:
-    """When an endpoint is to delete itself by its tag."""
-    try:
-        due = datetime.fromisoformat(endpoint.expires)
-    except ValueError:  # never, or not known
-        return None
-    return due if due.tzinfo else due.replace(tzinfo=UTC)
 
 
 def cancel(session: Session, name: str | None = None) -> None:

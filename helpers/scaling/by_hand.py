@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from helpers import contracts, costs, quotas
 from helpers import endpoint as endpoints
 from helpers.endpoint import VARIANT, Endpoint, deployed
+from helpers.endpoint.deployment import is_whole
 from helpers.endpoint.watching import Marks, patiently
 from helpers.errors import EndpointError, WorkshopError
 from helpers.scaling.by_policy import tracking
@@ -17,7 +18,6 @@ from helpers.scaling.state import (
     check_quota,
     described,
     in_words,
-    is_whole,
     price_of_one,
     refuse_busy,
 )

@@ -11,13 +11,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from helpers import costs, resources
 from helpers.endpoint import VARIANT, Endpoint, deployed
+from helpers.endpoint.deployment import is_whole
 from helpers.errors import EndpointError
 from helpers.resources import scaling_targets
 from helpers.scaling.state import (
     check_quota,
     described,
     in_words,
-    is_whole,
     price_of_one,
     refuse_busy,
 )

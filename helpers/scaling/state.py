@@ -85,11 +85,6 @@ def check_quota(session: Session, endpoint: Endpoint, count: int, *, serving: in
     )
 
 
-def is_whole(value: object) -> bool:
-    """Whether something is a whole number."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def in_words(count: int) -> str:
     """`1 replica`, `2 replicas`."""
     return f"{count} replica{'' if count == 1 else 's'}"
