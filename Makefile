@@ -32,7 +32,7 @@ setup: $(VENV)/.installed ## Make .venv with the pinned dependencies (costs noth
 workshop: setup ## Run all notebooks against the rehearsal AWS and print what came out
 	@$(PY) -m helpers.workshop
 
-test: $(VENV)/.installed-tests $(CLIENTS)/.installed ## Run everything: ruff, unit tests, notebooks against their outputs
+test: $(VENV)/.installed-tests $(CLIENTS)/.installed $(CLIENTS)/.browser ## Run everything: ruff, unit tests, notebooks against their outputs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	COVERAGE_FILE=.coverage.calm $(PYTEST) --numprocesses=2 --dist=loadfile tests \
@@ -103,4 +103,14 @@ $(CLIENTS)/.installed: tests/clients/studio.lock tests/clients/others.lock \
 	mkdir -p $(CLIENTS)/node
 	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/node
 	cd $(CLIENTS)/node && $(NPM) ci
+	@touch $@
+
+# Debian's Chromium, where one may install it; elsewhere Playwright brings one of its own.
+$(CLIENTS)/.browser: | $(VENV)/.installed-tests
+	@mkdir -p $(CLIENTS)
+	if command -v chromium >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	else $(VENV)/bin/playwright install chromium; fi
 	@touch $@

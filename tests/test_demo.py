@@ -1,6 +1,5 @@
 """The chat page, asked through Gradio's own client."""
 
-import asyncio
 import json
 import os
 import re
@@ -10,81 +9,42 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
 import deployed
 import gradio as gr
 import pytest
+from demoing import (
+    COUNTING,
+    END,
+    ENV,
+    IMAGE,
+    NO_HUB,
+    ask,
+    chat_of,
+    content,
+    in_a_notebook,
+    is_free,
+    launched,
+    page_of,
+    said,
+    session_with,
+    some_endpoint,
+    visit,
+    wait_until,
+)
 from deployed import NAME
-from gradio_client import Client
-from scripted import ScriptedEndpoint, exception, part
+from scripted import ScriptedEndpoint, exception
 
 from helpers import demo, endpoint
-from helpers.clock import Clock
+from helpers.demo import __main__ as command
+from helpers.demo import serving
 from helpers.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
 
-# Gradio 6.31 counts its requests with an option that pandas 3 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
-
-
-IMAGE = deployed.IMAGE.replace("0.0.22", "0.0.28")
-ENV = {"HF_MODEL_ID": "m", "MAX_BATCH_SIZE": "8", "MAX_TOTAL_TOKENS": "2048"}
-
-
-def line(content=None, finish=None):
-    delta = {} if content is None else {"role": "assistant", "content": content}
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return (
-        b"data:" + json.dumps({"object": "text_completion", "choices": [choice]}).encode() + b"\n\n"
-    )
-
-
-END = part(line(None, "eos_token"))
-
-
-def said(*words):
-    return [part(line(word)) for word in words]
-
-
-def wait_until(condition, *, within_s=10):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def is_free(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def page_of(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
-        return response.read().decode()
-
-
-def in_a_notebook(call, *arguments, **options):
-    """Call while an event loop runs in this thread, as one does in a notebook.
-
-    Without one, Gradio 6.31 makes loops and never closes them.
-    """
-
-    async def cell():
-        return call(*arguments, **options)
-
-    return asyncio.run(cell())
-
-
-def launched(*arguments, **options):
-    return in_a_notebook(demo.launch, *arguments, **options)
-
-
-def visit(page, **options):
-    return Client(page.url, verbose=False, **options)
+pytestmark = pytest.mark.filterwarnings(COUNTING)
 
 
 # --- a page over a scripted endpoint -------------------------------------------------------------
@@ -103,32 +63,6 @@ def scripted(served):
     return served
 
 
-def session_with(scripted, *, target="rehearsal", speed=60.0):
-    lines = []
-    return SimpleNamespace(
-        target=target,
-        region="us-east-1",
-        clock=Clock(speed),
-        client=lambda _service, **config: scripted.client(
-            **{name: value for name, value in config.items() if name != "retries"}
-        ),
-        say=lines.append,
-        lines=lines,
-    )
-
-
-def some_endpoint(**changes):
-    facts = {
-        "name": "inf2-workshop-me-llama-3-70b",
-        "model_id": "meta-llama/Meta-Llama-3-70B-Instruct",
-        "image": "",
-        "env": {},
-        "instance_type": "ml.inf2.48xlarge",
-        "instance_count": 1,
-    }
-    return SimpleNamespace(**facts | changes)
-
-
 @pytest.fixture(scope="module")
 def page(served):
     with launched(session_with(served), some_endpoint()) as page:
@@ -140,27 +74,22 @@ def visitor(page):
     return visit(page)
 
 
-def ask(visitor, text="Hello", **options):
-    return visitor.predict(text, api_name="/chat", **options)
-
-
 def test_a_reply_grows_and_ends_with_its_timing(scripted, visitor):
     scripted.will_stream(*said("Grüß ", "Gott ", "👋"), END, pause_s=0.1)
     versions = list(visitor.submit("Hello", api_name="/chat"))
     assert [version[0]["content"] for version in versions[:2]] == ["Grüß ", "Grüß Gott "]
     reply, timing = versions[-1]
     assert reply == {"role": "assistant", "content": "Grüß Gott 👋"}
-    assert timing["content"] == ""
     assert re.fullmatch(
-        r"First token after \d+\.\d\d s · \d+\.\d tokens/s after it · 3 tokens · rehearsal",
-        timing["metadata"]["title"],
+        r"First token after \d+\.\d\d s · \d+\.\d tokens/s after it · 3 tokens · \$\d+\.\d{4}",
+        content(timing),
     )
 
 
 def test_timing_is_in_aws_time(scripted):
     with launched(session_with(scripted, speed=10.0), some_endpoint()) as page:
         scripted.will_stream(*said("a", "b", "c", "d"), END, pause_s=0.1)
-        title = ask(visit(page))[-1]["metadata"]["title"]
+        title = content(ask(visit(page))[-1])
     pace = float(re.search(r"([\d.]+) tokens/s", title)[1])
     assert 0.4 < pace <= 1.0  # 0.1 s here is 1 s there
 
@@ -168,7 +97,7 @@ def test_timing_is_in_aws_time(scripted):
 def test_what_is_measured_on_aws_is_not_called_a_rehearsal(scripted):
     with launched(session_with(scripted, target="aws", speed=1.0), some_endpoint()) as page:
         scripted.will_stream(*said("a"), END)
-        assert ask(visit(page))[-1]["metadata"]["title"].endswith("s · 1 token")
+        assert " · 1 token · $" in ask(visit(page))[-1]["content"]
         assert "ehearsal" not in page_of(page.url)
 
 
@@ -206,15 +135,14 @@ def test_an_empty_system_prompt_is_left_out(scripted, visitor):
 
 def test_an_empty_message_is_not_sent(scripted, visitor):
     (note,) = ask(visitor, "  \n")
-    assert note["content"] == "Type a message first."
+    assert content(note) == "Type a message first."
     assert scripted.bodies == []
 
 
 def test_a_refusal_is_one_sentence_and_the_chat_goes_on(scripted, visitor):
     scripted.will_refuse(400, "ThrottlingException", "Rate exceeded")
     (note,) = ask(visitor)
-    assert note["metadata"]["title"] == "No reply"
-    assert "throttled" in note["content"]
+    assert "throttled" in content(note)
     scripted.will_stream(*said("here"), END)
     assert ask(visitor)[0]["content"] == "here"
     assert "throttled" not in json.dumps(scripted.bodies[1])
@@ -222,10 +150,11 @@ def test_a_refusal_is_one_sentence_and_the_chat_goes_on(scripted, visitor):
 
 def test_a_broken_reply_keeps_what_was_written(scripted, visitor):
     scripted.will_stream(*said("so ", "far"), exception("ModelStreamError", Message="gone"))
-    reply, note = ask(visitor)
+    reply, note, figures = ask(visitor)
     assert reply["content"] == "so far"
-    assert note["metadata"]["title"] == "Reply broken off"
-    assert "ask again" in note["content"]
+    assert content(note).startswith("Broken off. ")
+    assert "ask again" in content(note)
+    assert "2 tokens" in content(figures)
 
 
 def test_stop_ends_the_request_upstream(scripted, visitor):
@@ -262,8 +191,7 @@ def test_what_nobody_expected_is_shown_and_not_swallowed(scripted):
     here.client = client
     with launched(here, some_endpoint()) as page:
         (note,) = ask(visit(page))
-    assert note["metadata"]["title"] == "No reply"
-    assert "TypeError" in note["content"]
+    assert "TypeError" in content(note)
 
 
 def test_close_ends_running_replies_and_frees_the_port(scripted):
@@ -283,53 +211,34 @@ def test_as_many_replies_run_at_once_as_the_endpoint_has_slots(scripted):
         for _ in range(3):
             scripted.will_stream(*said("x"), ending="hang")
         jobs = [visit(page).submit("Hello", api_name="/chat") for _ in range(3)]
-        wait_until(lambda: sum(bool(job.outputs()) for job in jobs) == 2)
+        wait_until(
+            lambda: (
+                sum(job.outputs()[-1:] == [[{"role": "assistant", "content": "x"}]] for job in jobs)
+                == 2
+            )
+        )
         time.sleep(0.3)
         assert len(scripted.bodies) == 2
-        next(job for job in jobs if job.outputs()).cancel()
+        next(job for job in jobs if "metadata" not in job.outputs()[-1][0]).cancel()
         wait_until(lambda: len(scripted.bodies) == 3)
 
 
-def test_page_and_api_wait_in_one_queue(scripted):
-    chat = demo.Chat(session_with(scripted), some_endpoint())
-    built = in_a_notebook(demo.build, chat)
-    replying = [event for event in built.fns.values() if event.concurrency_limit == chat.slots]
-    assert len(replying) >= 3  # submit, retry, API
-    assert len({event.concurrency_id for event in replying}) == 1
-    built.close()
-
-
 def test_slots_and_lengths_are_those_of_the_container(scripted):
-    chat = demo.Chat(session_with(scripted), some_endpoint(image=IMAGE, env=ENV, instance_count=2))
+    chat = chat_of(session_with(scripted), some_endpoint(image=IMAGE, env=ENV, instance_count=2))
     assert (chat.slots, chat.longest_reply) == (16, 1024)
-    unknown = demo.Chat(session_with(scripted), some_endpoint(image="mine", model_id=""))
+    unknown = chat_of(session_with(scripted), some_endpoint(image="mine", model_id=""))
     assert (unknown.slots, unknown.longest_reply) == (4, 2048)
     assert "inf2-workshop-me-llama-3-70b" in unknown.title
 
 
 def test_no_slider_offers_what_the_container_refuses(scripted):
-    chat = demo.Chat(session_with(scripted), some_endpoint(image=IMAGE, env=ENV))
+    chat = chat_of(session_with(scripted), some_endpoint(image=IMAGE, env=ENV))
     built = in_a_notebook(demo.build, chat)
     sliders = {one.label: one for one in built.blocks.values() if isinstance(one, gr.Slider)}
     assert sliders["Temperature"].minimum > 0
     assert 0 < sliders["Top-p"].minimum < sliders["Top-p"].maximum < 1
     assert sliders["Max tokens"].maximum == 1024
     built.close()
-
-
-def test_notes_of_the_page_and_parts_without_text_never_reach_the_model():
-    history = [
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file", "file": {}}]},
-        {"role": "assistant", "content": "b", "metadata": None},
-        {"role": "assistant", "content": "", "metadata": {"title": "First token after 1 s"}},
-        {"role": "assistant", "content": "It broke.", "metadata": {"title": "No reply"}},
-        {"role": "user", "content": None},
-    ]
-    assert demo.for_model(history, "c") == [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-    ]
 
 
 # --- where it is served --------------------------------------------------------------------------
@@ -349,7 +258,7 @@ def test_no_free_port_at_all_is_said_so(scripted, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(demo, "PORTS", range(port, port + 1))
+        monkeypatch.setattr(serving, "PORTS", range(port, port + 1))
         with pytest.raises(SettingsError, match="all taken"):
             launched(session_with(scripted), some_endpoint())
 
@@ -415,7 +324,7 @@ def test_a_page_that_could_not_be_shared_is_closed_again(scripted, monkeypatch):
 
 def test_in_studio_the_page_is_at_its_proxys_path(scripted):
     here = session_with(scripted)
-    environ = {"SAGEMAKER_APP_TYPE_LOWERCASE": "jupyterlab"}
+    environ = NO_HUB | {"SAGEMAKER_APP_TYPE_LOWERCASE": "jupyterlab"}
     with launched(here, some_endpoint(), environ=environ) as page:
         port = page.url.rstrip("/").rpartition(":")[2]
         assert page.path == f"/jupyterlab/default/proxy/{port}/"
@@ -447,18 +356,19 @@ def rehearsal_page(rehearsal):
 
 
 def test_a_visitor_chats_with_the_rehearsal(rehearsal_page):
-    reply, timing = ask(visit(rehearsal_page), "What is Inferentia2?", max_tokens=40)
+    reply, cut, figures = ask(visit(rehearsal_page), "What is Inferentia2?", max_tokens=40)
     assert "rehearsal" in reply["content"].lower()
-    assert timing["metadata"]["title"].endswith("40 tokens · rehearsal")
+    assert content(cut).startswith("Cut at 40 tokens")
+    assert " · 40 tokens · $" in content(figures)
     html = page_of(rehearsal_page.url)
     assert NAME in html
-    assert "4 chats at once" in html
+    assert "4 answers at once" in html
 
 
-def test_the_rehearsals_refusal_is_shown_in_the_containers_words(rehearsal_page):
+def test_a_message_without_room_is_refused_before_it_is_sent(rehearsal_page):
     (note,) = ask(visit(rehearsal_page), "word " * 6000)
-    assert note["metadata"]["title"] == "No reply"
-    assert "`inputs`" in note["content"]
+    assert "too long" in content(note)
+    assert "the endpoint reads 3,584" in content(note)
 
 
 def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
@@ -487,7 +397,7 @@ def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
 
 
 def test_from_the_command_line_a_missing_endpoint_is_one_sentence(rehearsal, capsys):
-    assert demo.main(["--endpoint", "inf2-workshop-nowhere"]) == 1
+    assert command.main(["--endpoint", "inf2-workshop-nowhere"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "03_deploy_endpoint" in err

@@ -1,0 +1,259 @@
+"""Answers for the page: one endpoint, any number of readers."""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from helpers import contracts, costs, messages, tokenizer
+from helpers.demo.conversation import (
+    NOTE,
+    Estimate,
+    Turn,
+    counted,
+    defused,
+    fitted,
+    tokens_of,
+    turns_of,
+)
+from helpers.demo.line import Line, Place
+from helpers.demo.reading import Reading
+from helpers.errors import InvocationError, WorkshopError
+
+# Llama 3's own defaults: generation_config.json of meta-llama/Meta-Llama-3-70B-Instruct (2024-05).
+TEMPERATURE, TOP_P = 0.6, 0.9
+MAX_TOKENS = 512
+SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and say so when you do not know."
+SLOTS = 4  # batch slots of the original guide's endpoint, for an image nothing is known about
+SEQUENCE_LENGTH = 4096
+STREAM_LIMIT_S = 480  # SageMaker ends a stream after 8 minutes
+_TRIES = 3  # for a prompt whose tokens could only be estimated
+_WORTH_SAYING_S = 0.05  # of waiting
+
+Said = list[dict[str, Any]]
+
+
+class Chat:
+    """What answers, and for whom.
+
+    Attributes:
+        title: Header of the page; says so in rehearsal.
+        description: The line below it.
+        slots: Replies the endpoint writes at the same time.
+        longest_reply: Most output tokens a reader can ask for.
+
+    Args:
+        session: The workshop's session.
+        endpoint: What `helpers.endpoint.find` gave.
+        environ: Where the model's tokenizer is looked for.
+    """
+
+    def __init__(self, session, endpoint, *, environ: Mapping[str, str] = os.environ):
+        shape = _shape(endpoint)
+        self.slots = (shape.batch_size if shape else SLOTS) * max(endpoint.instance_count, 1)
+        self._longest_both = shape.max_total_tokens if shape else SEQUENCE_LENGTH
+        self._longest_input = shape.max_input_tokens if shape else SEQUENCE_LENGTH
+        self.longest_reply = self._longest_both // 2
+        self.title, self.description = _headings(session, endpoint, self.slots)
+        self._is_rehearsal = session.target == "rehearsal"
+        self._clock = session.clock
+        self._price_per_s = _price_per_s(endpoint)
+        self._line = Line(self.slots, clock=session.clock)
+        tokens = tokenizer.counter(endpoint.model_id, environ=environ)
+        self._count = tokens.count or Estimate()
+        self._running: set[Answer] = set()
+        self._stream = partial(
+            messages.stream,
+            # One attempt: a hidden retry would stand in the time to the first token.
+            session.client(
+                "sagemaker-runtime",
+                read_timeout=STREAM_LIMIT_S,
+                retries={"total_max_attempts": 1},
+                max_pool_connections=self.slots,
+            ),
+            endpoint.name,
+            model=endpoint.model_id or messages.MODEL,
+        )
+
+    def answer(
+        self,
+        message: str,
+        history: Sequence[Mapping[str, Any]] = (),
+        *,
+        system_prompt: str = SYSTEM_PROMPT,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        max_tokens: int = MAX_TOKENS,
+    ) -> "Answer":
+        """An answer to a message; iterate over it to have it written.
+
+        Args:
+            message: What the reader has typed.
+            history: The page's messages before it, its notes among them.
+            system_prompt: Left out when it is blank.
+            temperature: Above 0.
+            top_p: Above 0 and below 1.
+            max_tokens: Output tokens at most.
+
+        Raises:
+            InvocationError: When there is nothing to send, or no room for it.
+        """
+        turns = [*turns_of(history), {"role": "user", "content": defused(message)}]
+        options = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens)}
+        return Answer(self, turns, system_prompt, options)
+
+    def note(self, text: str) -> dict[str, Any]:
+        """A message of the page's own, which never goes to the model."""
+        label = " · rehearsal" if self._is_rehearsal else ""
+        return {"role": "assistant", "content": text + label, "metadata": {"id": NOTE}}
+
+    def close(self) -> None:
+        """End all answers that are being written, and let nobody wait any longer."""
+        for answer in list(self._running):
+            answer.stop()
+
+    def _budget(self, max_tokens: int) -> int:
+        return max(0, min(self._longest_input, self._longest_both - max_tokens))
+
+    def _learned(self, error: InvocationError | None, sent: Sequence[Turn]) -> bool:
+        """Whether the endpoint refused these turns as too long, and it is known now how long."""
+        length = counted(error.original_message or "") if error else None
+        if length is None or not isinstance(self._count, Estimate):
+            return False
+        return self._count.learn(tokens_of(sent, self._count), length)
+
+
+class Answer:
+    """One answer, from the line at the endpoint to the note with its figures.
+
+    Iterating gives the page's messages: the answer as far as it is there, then notes of the page
+    itself, which never go back to the model. Iterate once.
+    """
+
+    def __init__(self, chat: Chat, turns: list[Turn], system_prompt: str, options: dict[str, Any]):
+        self._chat = chat
+        self._turns = turns
+        self._system_prompt = system_prompt
+        self._options = options
+        self._place: Place | None = None
+        self._reading: Reading | None = None
+        self._stopped = False
+        self._sent, self._left_out = self._fitted()
+
+    async def __aiter__(self) -> AsyncIterator[Said]:
+        self._chat._running.add(self)
+        try:
+            async for said in self._written():
+                yield said
+        except InvocationError as error:  # no room after all
+            yield [self._chat.note(str(error))]
+        finally:  # also when the reader closed the page
+            self.stop()
+            self._chat._running.discard(self)
+
+    def stop(self) -> None:
+        """End it: leave the line, or end the request upstream; what is written stays."""
+        self._stopped = True
+        if self._place:
+            self._place.leave()
+        if self._reading:
+            self._reading.close()
+
+    async def _written(self) -> AsyncIterator[Said]:
+        self._place = self._chat._line.enter()
+        async for place in self._place.moving_up():
+            yield [self._chat.note(_in_line(place))]
+        for _ in range(_TRIES):
+            if self._stopped:
+                break
+            self._reading = Reading(self._request(), clock=self._chat._clock)
+            async for text in self._reading:
+                yield [_said(text)]
+            if not self._chat._learned(self._reading.error, self._sent):
+                break
+            self._sent, self._left_out = self._fitted()
+        self._place.leave()
+        yield [*self._reply(), *map(self._chat.note, self._notes())]
+
+    def _fitted(self):
+        return fitted(
+            self._turns,
+            system_prompt=self._system_prompt,
+            budget=self._chat._budget(self._options["max_tokens"]),
+            count=self._chat._count,
+        )
+
+    def _request(self) -> partial:
+        return partial(self._chat._stream, self._sent, **self._options)
+
+    def _reply(self) -> Said:
+        return [_said(self._reading.text)] if self._reading and self._reading.text else []
+
+    def _notes(self) -> list[str]:
+        """What the page says below an answer: how it ended, what it is made of, its figures."""
+        notes = []
+        if self._stopped:
+            notes.append("Stopped.")
+        elif self._reading.error:
+            prefix = "Broken off. " if self._reading.text else ""
+            notes.append(prefix + str(self._reading.error))
+        elif self._reading.finish_reason == "length":
+            notes.append(f"Cut at {self._options['max_tokens']:,} tokens: the settings have more.")
+        if self._left_out:
+            many = self._left_out > 1
+            turns = f"{self._left_out} oldest turns were" if many else "oldest turn was"
+            notes.append(f"The {turns} left out: the endpoint has no room for all of it.")
+        if self._reading and self._reading.text:
+            notes.append(self._figures())
+        return notes
+
+    def _figures(self) -> str:
+        measured, waited_s = self._reading.measured(), self._place.waited_s
+        facts = [f"Waited {waited_s:.1f} s in line"] if waited_s >= _WORTH_SAYING_S else []
+        facts.append(f"First token after {measured.first_s:.2f} s")
+        if measured.tokens_per_s:
+            facts.append(f"{measured.tokens_per_s:.1f} tokens/s after it")
+        facts.append(f"{measured.tokens} token{'s' * (measured.tokens != 1)}")
+        if self._chat._price_per_s is not None:
+            facts.append(f"${self._place.machine_s * self._chat._price_per_s:.4f}")
+        return " · ".join(facts)
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _in_line(place: int) -> str:
+    if place == 1:
+        return "All slots are busy: yours is the next."
+    return f"All slots are busy: {place - 1} before you in line."
+
+
+# --- what is known of the endpoint ---------------------------------------------------------------
+
+
+def _shape(endpoint) -> contracts.Shape | None:
+    with suppress(WorkshopError):  # an image nothing is known about
+        return contracts.shape(contracts.contract_for_image(endpoint.image), endpoint.env)
+    return None
+
+
+def _price_per_s(endpoint) -> float | None:
+    with suppress(WorkshopError):  # a machine without a known price
+        return costs.cost(
+            1, instance_type=endpoint.instance_type, instances=max(endpoint.instance_count, 1)
+        )
+    return None
+
+
+def _headings(session, endpoint, slots: int) -> tuple[str, str]:
+    model = endpoint.model_id.rpartition("/")[2] or endpoint.name
+    title = f"{model} on Inferentia2"
+    facts = f"Endpoint `{endpoint.name}` · {endpoint.instance_type} · {slots} answers at once"
+    if session.target == "rehearsal":
+        return (
+            f"Rehearsal: {title}",
+            f"{facts}. Rehearsal: no model behind it; replies and timing are simulated.",
+        )
+    return title, f"{facts} · {session.region}"

@@ -1,0 +1,116 @@
+"""A chat page over a scripted endpoint, and what visits it."""
+
+import asyncio
+import json
+import socket
+import time
+import urllib.request
+from types import SimpleNamespace
+
+import deployed
+from gradio_client import Client
+from scripted import part
+
+from helpers import demo
+from helpers.clock import Clock
+
+# Gradio 6.31 counts its requests with options that pandas 3 calls deprecated.
+COUNTING = "ignore:'future.no_silent_downcasting'|The copy keyword is deprecated"
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there: no tokenizer
+
+IMAGE = deployed.IMAGE.replace("0.0.22", "0.0.28")
+ENV = {"HF_MODEL_ID": "m", "MAX_BATCH_SIZE": "8", "MAX_TOTAL_TOKENS": "2048"}
+
+
+def line(content=None, finish=None):
+    delta = {} if content is None else {"role": "assistant", "content": content}
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return (
+        b"data:" + json.dumps({"object": "text_completion", "choices": [choice]}).encode() + b"\n\n"
+    )
+
+
+END = part(line(None, "eos_token"))
+
+
+def said(*words):
+    return [part(line(word)) for word in words]
+
+
+def wait_until(condition, *, within_s=10):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def page_of(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
+
+
+def in_a_notebook(call, *arguments, **options):
+    """Call while an event loop runs in this thread, as one does in a notebook.
+
+    Without one, Gradio 6.31 makes loops and never closes them.
+    """
+
+    async def cell():
+        return call(*arguments, **options)
+
+    return asyncio.run(cell())
+
+
+def launched(*arguments, environ=NO_HUB, **options):
+    return in_a_notebook(demo.launch, *arguments, environ=environ, **options)
+
+
+def chat_of(session, endpoint):
+    return demo.Chat(session, endpoint, environ=NO_HUB)
+
+
+def content(note):
+    """What a note says, without the word that each has in rehearsal."""
+    assert note["metadata"] == {"id": "note"}
+    text, label = note["content"].rsplit(" · ", 1)
+    assert label == "rehearsal"
+    return text
+
+
+def visit(page, **options):
+    return Client(page.url, verbose=False, **options)
+
+
+def session_with(scripted, *, target="rehearsal", speed=60.0):
+    lines = []
+    return SimpleNamespace(
+        target=target,
+        region="us-east-1",
+        clock=Clock(speed),
+        client=lambda _service, **config: scripted.client(
+            **{name: value for name, value in config.items() if name != "retries"}
+        ),
+        say=lines.append,
+        lines=lines,
+    )
+
+
+def some_endpoint(**changes):
+    facts = {
+        "name": "inf2-workshop-me-llama-3-70b",
+        "model_id": "meta-llama/Meta-Llama-3-70B-Instruct",
+        "image": "",
+        "env": {},
+        "instance_type": "ml.inf2.48xlarge",
+        "instance_count": 1,
+    }
+    return SimpleNamespace(**facts | changes)
+
+
+def ask(visitor, text="Hello", **options):
+    return visitor.predict(text, api_name="/chat", **options)
