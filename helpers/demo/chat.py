@@ -1,6 +1,8 @@
 """Answers for the page: one endpoint, any number of readers."""
 
+import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -9,17 +11,17 @@ from typing import Any
 from helpers import contracts, costs, messages, tokenizer
 from helpers.demo.conversation import (
     NOTE,
-    Estimate,
     Turn,
-    counted,
     defused,
+    estimated,
     fitted,
-    tokens_of,
+    is_too_long,
     turns_of,
+    without_older_half,
 )
 from helpers.demo.line import Line, Place
 from helpers.demo.reading import Reading
-from helpers.errors import InvocationError, WorkshopError
+from helpers.errors import WorkshopError
 
 # Llama 3's own defaults: generation_config.json of meta-llama/Meta-Llama-3-70B-Instruct (2024-05).
 TEMPERATURE, TOP_P = 0.6, 0.9
@@ -28,7 +30,6 @@ SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and say so when you
 SLOTS = 4  # batch slots of the original guide's endpoint, for an image nothing is known about
 SEQUENCE_LENGTH = 4096
 STREAM_LIMIT_S = 480  # SageMaker ends a stream after 8 minutes
-_TRIES = 3  # for a prompt whose tokens could only be estimated
 _WORTH_SAYING_S = 0.05  # of waiting
 
 Said = list[dict[str, Any]]
@@ -60,8 +61,14 @@ class Chat:
         self._clock = session.clock
         self._price_per_s = _price_per_s(endpoint)
         self._line = Line(self.slots, clock=session.clock)
-        tokens = tokenizer.counter(endpoint.model_id, environ=environ)
-        self._count = tokens.count or Estimate()
+        self._count = estimated
+        # In a thread: the Hub may be slow, and the page is not to wait for it.
+        threading.Thread(
+            target=self._find_tokenizer,
+            args=(endpoint.model_id, environ),
+            name="chat-tokenizer",
+            daemon=True,
+        ).start()
         self._running: set[Answer] = set()
         self._stream = partial(
             messages.stream,
@@ -99,9 +106,9 @@ class Chat:
         Raises:
             InvocationError: When there is nothing to send, or no room for it.
         """
-        turns = [*turns_of(history), {"role": "user", "content": defused(message)}]
+        turns = [*turns_of(history), {"role": "user", "content": defused(message or "")}]
         options = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens)}
-        return Answer(self, turns, system_prompt, options)
+        return Answer(self, turns, system_prompt or "", options)
 
     def note(self, text: str) -> dict[str, Any]:
         """A message of the page's own, which never goes to the model."""
@@ -109,19 +116,18 @@ class Chat:
         return {"role": "assistant", "content": text + label, "metadata": {"id": NOTE}}
 
     def close(self) -> None:
-        """End all answers that are being written, and let nobody wait any longer."""
+        """End all answers that are being written, and let nobody wait any longer.
+
+        From any thread.
+        """
         for answer in list(self._running):
-            answer.stop()
+            answer.stop_from_elsewhere()
 
     def _budget(self, max_tokens: int) -> int:
         return max(0, min(self._longest_input, self._longest_both - max_tokens))
 
-    def _learned(self, error: InvocationError | None, sent: Sequence[Turn]) -> bool:
-        """Whether the endpoint refused these turns as too long, and it is known now how long."""
-        length = counted(error.original_message or "") if error else None
-        if length is None or not isinstance(self._count, Estimate):
-            return False
-        return self._count.learn(tokens_of(sent, self._count), length)
+    def _find_tokenizer(self, model_id: str, environ: Mapping[str, str]) -> None:
+        self._count = tokenizer.counter(model_id, environ=environ).count or estimated
 
 
 class Answer:
@@ -136,53 +142,68 @@ class Answer:
         self._turns = turns
         self._system_prompt = system_prompt
         self._options = options
+        self._count = chat._count
         self._place: Place | None = None
         self._reading: Reading | None = None
         self._stopped = False
-        self._sent, self._left_out = self._fitted()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fit()
 
     async def __aiter__(self) -> AsyncIterator[Said]:
+        self._loop = asyncio.get_running_loop()
         self._chat._running.add(self)
         try:
             async for said in self._written():
                 yield said
-        except InvocationError as error:  # no room after all
-            yield [self._chat.note(str(error))]
         finally:  # also when the reader closed the page
             self.stop()
             self._chat._running.discard(self)
 
     def stop(self) -> None:
-        """End it: leave the line, or end the request upstream; what is written stays."""
+        """End it: leave the line, or end the request upstream; what is written stays.
+
+        In the event loop that iterates over it.
+        """
         self._stopped = True
         if self._place:
             self._place.leave()
         if self._reading:
             self._reading.close()
 
+    def stop_from_elsewhere(self) -> None:
+        """`stop`, from another thread."""
+        with suppress(RuntimeError):  # the loop is gone, and has ended what ran in it
+            self._loop.call_soon_threadsafe(self.stop)
+
     async def _written(self) -> AsyncIterator[Said]:
         self._place = self._chat._line.enter()
         async for place in self._place.moving_up():
             yield [self._chat.note(_in_line(place))]
-        for _ in range(_TRIES):
-            if self._stopped:
-                break
+        while not self._stopped:
             self._reading = Reading(self._request(), clock=self._chat._clock)
             async for text in self._reading:
                 yield [_said(text)]
-            if not self._chat._learned(self._reading.error, self._sent):
+            if not (self._is_refused_as_too_long() and self._left_out < len(self._turns) - 1):
                 break
-            self._sent, self._left_out = self._fitted()
+            # It counts more tokens than we did.
+            self._fit(without_older_half(self._turns[self._left_out :]))
         self._place.leave()
         yield [*self._reply(), *map(self._chat.note, self._notes())]
 
-    def _fitted(self):
-        return fitted(
-            self._turns,
+    def _fit(self, turns: list[Turn] | None = None) -> None:
+        """Choose what to send of these turns, which are the last ones; of all when left out."""
+        turns = turns or self._turns
+        self._sent, left_out = fitted(
+            turns,
             system_prompt=self._system_prompt,
             budget=self._chat._budget(self._options["max_tokens"]),
-            count=self._chat._count,
+            count=self._count,
         )
+        self._left_out = len(self._turns) - len(turns) + left_out
+
+    def _is_refused_as_too_long(self) -> bool:
+        error = self._reading.error
+        return error is not None and is_too_long(error.original_message or "")
 
     def _request(self) -> partial:
         return partial(self._chat._stream, self._sent, **self._options)

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import dropwhile
 from typing import Any, NamedTuple
+
+from markdown_it import MarkdownIt
 
 from helpers.errors import InvocationError
 
@@ -12,7 +15,10 @@ NOTE = "note"  # metadata.id of what the page itself says
 
 # Llama 3's template puts begin, two headers and an end of turn around each turn's text, two line
 # breaks after the header, and the assistant's header at the end (shared/wire-format.md, 2026-08).
-TOKENS_PER_TURN, TOKENS_PER_PROMPT = 5, 5
+TOKENS_PER_TURN = 5
+# Two dates in the system's turn, which is there without a system prompt too, are Llama 3.1's and
+# later; TGI puts a second begin before the template's own.
+TOKENS_PER_PROMPT = 5 + 25 + 1
 # The tokenizer of Llama 3 makes 3.5 to 5 bytes of English or code a token; fewer of other scripts.
 BYTES_PER_TOKEN = 3
 _CHARACTERS_PER_TOKEN = 16  # more than any text has on average
@@ -42,14 +48,15 @@ def text_of(content: Any) -> str:
 
 # Tabs and line breaks stay. Half of a surrogate pair is no character and no JSON.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_SPECIAL = re.compile(r"<\|(?=[^<>|]*\|>)")
+_SPECIAL = re.compile(r"<\|(?=[^\s<>|]+\|>)")
 
 
 def defused(text: str) -> str:
     """The text without what would end a turn or begin one in the model's template.
 
     Containers write the template as text and then look for special tokens in all of it, so a
-    `<|eot_id|>` that somebody has typed would end their turn: `< |eot_id|>` is only text.
+    `<|eot_id|>` that somebody has typed would end their turn: `< |eot_id|>` is only text. All of
+    Llama 3's special tokens look like this one, and all recipes serve Llama 3.
     """
     return _SPECIAL.sub("< |", _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
 
@@ -81,95 +88,155 @@ def fitted(
         InvocationError: Of kind `request`, when there is nothing to answer, or when system prompt
             and last turn alone do not fit.
     """
-    if not turns[-1]["content"].strip():
+
+    def tokens(turn: Turn) -> int:
+        text = turn["content"]
+        # A tokenizer would take seconds for what cannot fit.
+        can_fit = len(text) <= budget * _CHARACTERS_PER_TOKEN
+        return TOKENS_PER_TURN + (count if can_fit else estimated)(text)
+
+    *history, last = turns
+    if not last["content"].strip():
         raise InvocationError("Type a message first.", kind="request")
-    system = (
-        [{"role": "system", "content": defused(system_prompt)}] if system_prompt.strip() else []
-    )
-    needed = [*system, turns[-1]]
-    used = tokens_of(needed, _quick(count, needed, budget))
+    instructions = defused(system_prompt)
+    system = [{"role": "system", "content": instructions}] if instructions.strip() else []
+    used = TOKENS_PER_PROMPT + sum(map(tokens, [*system, last]))
     if used > budget:
         raise InvocationError(
             f"The message is too long: it has about {used:,} tokens"
             f"{' with the system prompt' if system else ''}, and the endpoint reads {budget:,} "
-            "when it may write as many as max tokens says: shorten it, or lower max tokens.",
+            "beside an answer of max tokens. Shorten it, or lower max tokens.",
             kind="request",
         )
-    kept = [turns[-1]]
-    for turn in reversed(turns[:-1]):
-        used += _tokens(turn, count)
+    kept = [last]
+    for turn in reversed(history):
+        used += tokens(turn)
         if used > budget:
             break
         kept.insert(0, turn)
-    while kept[0]["role"] == "assistant":  # an answer without its question
-        kept.pop(0)
+    kept = _from_a_question(kept)
     return Fitted([*system, *kept], len(turns) - len(kept))
 
 
-def tokens_of(turns: Sequence[Turn], count: Callable[[str], int]) -> int:
-    """Input tokens of a conversation, with those of the template."""
-    return TOKENS_PER_PROMPT + sum(_tokens(turn, count) for turn in turns)
+def without_older_half(turns: Sequence[Turn]) -> list[Turn]:
+    """The newer half of what was said, for an endpoint that has counted more; the last turn stays.
+
+    Args:
+        turns: The conversation, ending with the turn to answer.
+    """
+    return _from_a_question(turns[len(turns) // 2 :])
 
 
-def _tokens(turn: Turn, count: Callable[[str], int]) -> int:
-    return count(turn["content"]) + TOKENS_PER_TURN
+def _from_a_question(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns without the answers at their beginning, whose question is gone."""
+    return list(dropwhile(lambda turn: turn["role"] == "assistant", turns))
 
 
-def _quick(count: Callable[[str], int], turns: Sequence[Turn], budget: int):
-    """What counts these turns: not the tokenizer when it would take long and cannot matter."""
-    longest = budget * _CHARACTERS_PER_TOKEN
-    return Estimate() if sum(len(turn["content"]) for turn in turns) > longest else count
+def estimated(text: str) -> int:
+    """About how many tokens a text has, for models whose tokenizer cannot be had."""
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-class Estimate:
-    """Counts tokens by the bytes of a text, for models whose tokenizer cannot be had."""
-
-    def __init__(self) -> None:
-        self._bytes_per_token = float(BYTES_PER_TOKEN)
-
-    def __call__(self, text: str) -> int:
-        """About so many tokens."""
-        return round(len(text.encode("utf-8", "replace")) / self._bytes_per_token)
-
-    def learn(self, estimated: int, counted: int) -> bool:
-        """Take over what the endpoint has counted; whether more is expected now than before."""
-        before = self._bytes_per_token
-        if counted > estimated > 0:
-            # No token is less than a byte.
-            self._bytes_per_token = max(1.0, before * estimated / counted)
-        return self._bytes_per_token < before
+# TGI has two texts; all of vLLM's name the maximum (entrypoints/openai/serving_engine.py, 2025-10).
+_TOO_LONG = re.compile(r"`inputs` tokens \+ |`inputs` must have less |maximum context length is ")
 
 
-# What containers say of a prompt that is too long: TGI's two texts, and vLLM's.
-_COUNTED = re.compile(r"Given: (\d+)(?! `max)|\((\d+) in the messages")
-
-
-def counted(refusal: str) -> int | None:
-    """Input tokens that a container has counted, as it says when it refuses them."""
-    found = _COUNTED.search(refusal)
-    return int(found[1] or found[2]) if found else None
+def is_too_long(refusal: str) -> bool:
+    """Whether a container refuses a prompt for its length."""
+    return bool(_TOO_LONG.search(refusal))
 
 
 # --- for the page --------------------------------------------------------------------------------
 
+# What stands between these is mathematics on the page.
+MATH = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"))
+
 # Invisible, and keeps `<` from beginning a tag: Gradio's sanitizer lets through styles that cover
 # the page, forms, and pictures from elsewhere, and drops what it does not let through.
 _JOINER = "\u2060"
-_CODE = re.compile(
-    r"(^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z)|`[^`\n]+`)", re.S | re.M
-)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+# No tag is left outside code, so none has a say in what is code.
+_BLOCKS = MarkdownIt("commonmark").enable("table").disable("html_block")
+_BLOCKS.core.ruler.disable("inline")
+_MATH = [re.compile(f"{re.escape(left)}.+?{re.escape(right)}", re.S) for left, right in MATH]
+_MATH_MARK = re.compile("|".join(re.escape(mark) for pair in MATH for mark in pair))
+_LINK_NAME = re.compile(r"[ \t>]*\[.*\]:\s*$")  # what it links to comes in the next line
+_SPAN = re.compile(
+    r"\\[^\r\n]"  # escaped
+    r"|\]\([^\s()<>\"'`]*\)"  # the end of a link
+    r"|(?P<code>(`+)(?!`)[^|\r\n]*?(?<!`)\2(?!`))"
+    # Code of more than one line or table cell; a link, address or struck text with half of it.
+    r"|(?P<unsure>`|~|\][(\[:]|(?:://|www\.)[^\s`]*`)"
+)
 
 
 def literal(text: str) -> str:
-    """Markdown that shows HTML tags instead of obeying them; code stays as it is."""
-    parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_TAG.sub("<" + _JOINER, text[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*parts, _TAG.sub("<" + _JOINER, text[end:])])
+    """Markdown that shows HTML tags instead of obeying them; code stays as it is.
+
+    Where it is hard to say whether something is code it counts as text: there it is shown right
+    too, but has an invisible character in it. So does code that is only indented.
+    """
+    if not _TAG.search(text):
+        return text
+    lines = _LINE.findall(text)
+    fenced = _fenced(text, lines)
+    is_sure = True  # of what is code in this paragraph
+    for number, line in enumerate(lines):
+        if fenced is None:
+            lines[number] = _without_tags(line)
+        elif number in fenced or not line.strip():
+            is_sure = True
+        else:
+            lines[number], is_sure = _paragraph_line(line, is_sure)
+    return "".join(lines)
 
 
 def plain(text: str) -> str:
     """The text that `literal` was given."""
     return text.replace("<" + _JOINER, "<")
+
+
+def _fenced(text: str, lines: Sequence[str]) -> set[int] | None:
+    """Numbers of the lines of fenced code; None where Gradio may see other fences.
+
+    It takes mathematics out first and begins a paragraph with it, ends code with a fence of mixed
+    signs, and takes one for where a link goes (Gradio 6.31: MarkdownCode, marked).
+    """
+    rest = text
+    for math in _MATH:
+        if any("`" in found[0] or "~" in found[0] for found in math.finditer(rest)):
+            return None
+        rest = math.sub("", rest)
+    fenced = set()
+    for block in _BLOCKS.parse(text):
+        if block.type != "fence":
+            continue
+        begin, end = block.map
+        is_end = re.compile(rf"[ \t>]*{block.markup}[`~]*\s*$")
+        ends = [number for number in range(begin + 1, end) if is_end.match(lines[number])]
+        if ends not in ([], [end - 1]) or _MATH_MARK.search(lines[begin]):
+            return None
+        if begin and _LINK_NAME.match(lines[begin - 1]):
+            return None
+        if ends or block.level == 0:  # what is not complete in a list or quote may yet be text
+            fenced.update(range(begin + 1, end))
+    return fenced
+
+
+def _paragraph_line(line: str, is_sure: bool) -> tuple[str, bool]:
+    """The line without tags outside code, and whether it is still sure what is code."""
+    if not is_sure or _MATH_MARK.search(line):
+        return _without_tags(line), False
+    shown, end = "", 0
+    for found in _SPAN.finditer(line):
+        if found["unsure"]:
+            return shown + _without_tags(line[end:]), False
+        if found["code"]:
+            shown += _without_tags(line[end : found.start()]) + found[0]
+            end = found.end()
+    return shown + _without_tags(line[end:]), True
+
+
+def _without_tags(text: str) -> str:
+    return _TAG.sub("<" + _JOINER, text)

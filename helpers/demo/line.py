@@ -31,6 +31,7 @@ class Line:
     def _leave(self, place: "Place") -> None:
         if place in self._served:
             self._add_share()
+            place._served_until(self._share_s)
             self._served.remove(place)
         elif place in self._waiting:
             self._waiting.remove(place)
@@ -58,15 +59,18 @@ class Place:
 
     Attributes:
         waited_s: AWS time in line.
+        machine_s: AWS seconds of the endpoint that this one has used, once it has left. Two
+            served at once have half of it each: what all have used adds up to the time in which
+            anybody was served.
     """
 
     def __init__(self, line: Line):
-        self.waited_s = 0.0
+        self.waited_s = self.machine_s = 0.0
         self._line = line
         self._entered_s = line._clock.monotonic()
         self._ahead: int | None = None  # 1 is next; 0 is served
         self._moved = asyncio.Event()
-        self._share_from_s = self._share_s = 0.0
+        self._share_from_s = 0.0
 
     async def moving_up(self) -> AsyncIterator[int]:
         """Places to go, 1 is next, whenever it changes; ends when a slot is free, or left."""
@@ -77,26 +81,17 @@ class Place:
 
     def leave(self) -> None:
         """Give the slot, or the place in line, to the next; harmless when done before."""
-        if self._ahead == 0:
-            self._line._add_share()
-            self._share_s += self._line._share_s - self._share_from_s
         self._ahead = None
         self._moved.set()
         self._line._leave(self)
-
-    @property
-    def machine_s(self) -> float:
-        """AWS seconds of the endpoint that this one has used, once it has left.
-
-        Two served at once have half of it each: what all have used adds up to the time in which
-        anybody was served.
-        """
-        return self._share_s
 
     def _serve(self, share_s: float) -> None:
         self.waited_s = self._line._clock.monotonic() - self._entered_s
         self._share_from_s = share_s
         self._move(0)
+
+    def _served_until(self, share_s: float) -> None:
+        self.machine_s = share_s - self._share_from_s
 
     def _move(self, ahead: int) -> None:
         if self._ahead != ahead:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Answer, Chat
-from helpers.demo.conversation import NOTE, literal, text_of
+from helpers.demo.conversation import MATH, NOTE, literal, text_of
 from helpers.errors import InvocationError
 
 EXAMPLES = (
@@ -14,11 +14,7 @@ EXAMPLES = (
     "Write a Python function that counts the words in a text file.",
     "Explain static batching with an everyday comparison.",
 )
-LATEX = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "\\(", "right": "\\)", "display": False},
-    {"left": "\\[", "right": "\\]", "display": True},
-]
+LATEX = [{"left": left, "right": right, "display": left != "\\("} for left, right in MATH]
 # A line of Hebrew or Arabic begins at the right, also among lines of English.
 # Fonts that are there: the page fetches none.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
