@@ -156,14 +156,15 @@ MATH = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _JOINER = "\u2060"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-# No tag is left outside code, so none has a say in what is code.
-_BLOCKS = MarkdownIt("commonmark").enable("table").disable("html_block")
+# No tag is left outside code, so none has a say in what is code; headings have none either.
+_BLOCKS = MarkdownIt("commonmark").disable(["html_block", "heading", "lheading", "reference"])
 _BLOCKS.core.ruler.disable("inline")
 _MATH = [re.compile(f"{re.escape(left)}.+?{re.escape(right)}", re.S) for left, right in MATH]
 _MATH_MARK = re.compile("|".join(re.escape(mark) for pair in MATH for mark in pair))
+_NO_FENCE = re.compile(rf"{_MATH_MARK.pattern}|\|")  # or the head of a table
 _LINK_NAME = re.compile(r"[ \t>]*\[.*\]:\s*$")  # what it links to comes in the next line
 _SPAN = re.compile(
-    r"\\[^\r\n]"  # escaped
+    r"\\[!-/:-@\[-`{-~]"  # escaped
     r"|\]\([^\s()<>\"'`]*\)"  # the end of a link
     r"|(?P<code>(`+)(?!`)[^|\r\n]*?(?<!`)\2(?!`))"
     # Code of more than one line or table cell; a link, address or struck text with half of it.
@@ -209,13 +210,15 @@ def _fenced(text: str, lines: Sequence[str]) -> set[int] | None:
             return None
         rest = math.sub("", rest)
     fenced = set()
+    if "```" not in text and "~~~" not in text:
+        return fenced
     for block in _BLOCKS.parse(text):
         if block.type != "fence":
             continue
         begin, end = block.map
         is_end = re.compile(rf"[ \t>]*{block.markup}[`~]*\s*$")
         ends = [number for number in range(begin + 1, end) if is_end.match(lines[number])]
-        if ends not in ([], [end - 1]) or _MATH_MARK.search(lines[begin]):
+        if ends not in ([], [end - 1]) or _NO_FENCE.search(lines[begin]):
             return None
         if begin and _LINK_NAME.match(lines[begin - 1]):
             return None
