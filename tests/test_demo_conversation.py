@@ -314,6 +314,7 @@ CODE = [
     "> ```\n> <b>\n> ```",
     "Use `<div>` and `<p>`, see [docs](https://a.b/c).",
     "Use ``a ` <b>`` here.",
+    "Use `` a ``` <b> `` here.",
     "```python\nre.compile(r'\\[<b>\\]')\n```",
     "Cost: $5\n\n```\n<b>\n```",
 ]
