@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile
 from typing import Any, NamedTuple
 
-from markdown_it import MarkdownIt
-
 from helpers.errors import InvocationError
 
 Turn = dict[str, str]
@@ -155,91 +153,31 @@ MATH = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"))
 # the page, forms, and pictures from elsewhere, and drops what it does not let through.
 _JOINER = "\u2060"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-# No tag is left outside code, so none has a say in what is code; headings have none either.
-_BLOCKS = MarkdownIt("commonmark").disable(["html_block", "heading", "lheading", "reference"])
-_BLOCKS.core.ruler.disable("inline")
-_MATH = [re.compile(f"{re.escape(left)}.+?{re.escape(right)}", re.S) for left, right in MATH]
-_MATH_MARK = re.compile("|".join(re.escape(mark) for pair in MATH for mark in pair))
-_NO_FENCE = re.compile(rf"{_MATH_MARK.pattern}|\|")  # or the head of a table
-_LINK_NAME = re.compile(r"[ \t>]*\[.*\]:\s*$")  # what it links to comes in the next line
-_SPAN = re.compile(
-    r"\\[!-/:-@\[-`{-~]"  # escaped
-    r"|\]\([^\s()<>\"'`]*\)"  # the end of a link
-    r"|(?P<code>(`+)(?!`)[^|\r\n]*?(?<!`)\2(?!`))"
-    # Code of more than one line or table cell; a link, address or struck text with half of it.
-    r"|(?P<unsure>`|~|\][(\[:]|(?:://|www\.)[^\s`]*`)"
-)
+_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
+# Gradio takes mathematics out before it looks for code, and a fence for where a link goes.
+_UNSURE = re.compile("|".join(re.escape(mark) for pair in MATH for mark in pair) + r"|\]:\s*[`~]")
 
 
 def literal(text: str) -> str:
-    """Markdown that shows HTML tags instead of obeying them; code stays as it is.
+    """Markdown that shows HTML tags instead of obeying them; fenced code can be copied as it is.
 
-    Where it is hard to say whether something is code it counts as text: there it is shown right
-    too, but has an invisible character in it. So does code that is only indented.
+    What is not surely such code has an invisible character after each `<` that begins a tag.
     """
-    if not _TAG.search(text):
-        return text
-    lines = _LINE.findall(text)
-    fenced = _fenced(text, lines)
-    is_sure = True  # of what is code in this paragraph
-    for number, line in enumerate(lines):
-        if fenced is None:
-            lines[number] = _without_tags(line)
-        elif number in fenced or not line.strip():
-            is_sure = True
+    is_sure, fence, lines = not _UNSURE.search(text), None, []
+    for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text):
+        if fence:
+            indent, marks = fence
+            # In a list, code ends with the indentation.
+            is_sure &= line.startswith(indent) or not line.strip()
+            is_code = is_sure
+            fence = None if re.match(rf" {{0,3}}{marks}[`~]*\s*$", line) else fence
         else:
-            lines[number], is_sure = _paragraph_line(line, is_sure)
+            found = _FENCE.match(line.rstrip("\r\n"))
+            fence, is_code = found and found.groups(), False
+        lines.append(line if is_code else _TAG.sub("<" + _JOINER, line))
     return "".join(lines)
 
 
 def plain(text: str) -> str:
     """The text that `literal` was given."""
     return text.replace("<" + _JOINER, "<")
-
-
-def _fenced(text: str, lines: Sequence[str]) -> set[int] | None:
-    """Numbers of the lines of fenced code; None where Gradio may see other fences.
-
-    It takes mathematics out first and begins a paragraph with it, ends code with a fence of mixed
-    signs, and takes one for where a link goes (Gradio 6.31: MarkdownCode, marked).
-    """
-    rest = text
-    for math in _MATH:
-        if any("`" in found[0] or "~" in found[0] for found in math.finditer(rest)):
-            return None
-        rest = math.sub("", rest)
-    fenced = set()
-    if "```" not in text and "~~~" not in text:
-        return fenced
-    for block in _BLOCKS.parse(text):
-        if block.type != "fence":
-            continue
-        begin, end = block.map
-        is_end = re.compile(rf"[ \t>]*{block.markup}[`~]*\s*$")
-        ends = [number for number in range(begin + 1, end) if is_end.match(lines[number])]
-        if ends not in ([], [end - 1]) or _NO_FENCE.search(lines[begin]):
-            return None
-        if begin and _LINK_NAME.match(lines[begin - 1]):
-            return None
-        if ends or block.level == 0:  # what is not complete in a list or quote may yet be text
-            fenced.update(range(begin + 1, end))
-    return fenced
-
-
-def _paragraph_line(line: str, is_sure: bool) -> tuple[str, bool]:
-    """The line without tags outside code, and whether it is still sure what is code."""
-    if not is_sure or _MATH_MARK.search(line):
-        return _without_tags(line), False
-    shown, end = "", 0
-    for found in _SPAN.finditer(line):
-        if found["unsure"]:
-            return shown + _without_tags(line[end:]), False
-        if found["code"]:
-            shown += _without_tags(line[end : found.start()]) + found[0]
-            end = found.end()
-    return shown + _without_tags(line[end:]), True
-
-
-def _without_tags(text: str) -> str:
-    return _TAG.sub("<" + _JOINER, text)
