@@ -23,8 +23,8 @@ LATEX = [
 # Fonts that are there: the page fetches none.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = ".message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }"
-# Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when it
-# is closed: so this does, to free the slot.
+# Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
+# it is closed: so this does, to free the slot.
 LEAVE = """visit => addEventListener("pagehide", () => fetch("gradio_api/run/leave", {
     method: "POST",
     keepalive: true,

@@ -150,7 +150,7 @@ def launch(
 
 
 def _close_earlier(endpoint: tuple[str, ...], port: int | None) -> list[int]:
-    """Close what this process serves of the endpoint, or at the port; the ports that are free now."""
+    """Close what this process serves of the endpoint, or at the port; the ports that frees."""
     earlier = [demo for demo in _open if demo._endpoint == endpoint or demo.port == port]
     for demo in earlier:
         demo.close()
@@ -160,8 +160,8 @@ def _close_earlier(endpoint: tuple[str, ...], port: int | None) -> list[int]:
 class _Door:
     """What every request passes; ASGI, so that streams pass as they are.
 
-    Sends `POLICY` with every answer. Takes Studio's path off: its proxy has done so already, but not
-    for those who come without it (notebook 05, a public address), whose page has it in all links.
+    Sends `POLICY` with every answer. Takes Studio's path off, which the page has in all its links:
+    Studio's proxy has done so already, but some come without it (notebook 05, a public address).
     """
 
     def __init__(self, app, path: str):
