@@ -224,7 +224,7 @@ def address(request, jupyter, demo, context):
     return secure
 
 
-def test_a_whole_conversation(scripted, context, demo, address):
+def test_a_whole_conversation(scripted, context, address):
     visitor = Visitor(context.new_page()).goes_to(address)
     scripted.will_stream(*said("first "), ending="hang")
     visitor.ask("Hello")
@@ -251,10 +251,8 @@ def test_a_whole_conversation(scripted, context, demo, address):
     visitor.ask("Again")
     visitor.sees("third")
 
-    assert {answer.status for answer in visitor.answers} == {200}
-    assert [answer.url for answer in visitor.answers if demo.path not in answer.url] == (
-        [address] * 2 if address == demo.url else []  # the page itself, twice
-    )
+    assert [answer.url for answer in visitor.answers if not answer.url.startswith(address)] == []
+    assert [answer.url for answer in visitor.answers if answer.status >= 400] == []
 
 
 @pytest.mark.parametrize("place", ["waiting for it", "being answered"])
