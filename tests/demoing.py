@@ -1,6 +1,7 @@
 """A chat page over a scripted endpoint, and what visits it."""
 
 import asyncio
+import itertools
 import json
 import socket
 import time
@@ -16,6 +17,7 @@ from helpers.clock import Clock
 
 # Gradio 6.31 counts its requests with options that pandas 3 calls deprecated.
 COUNTING = "ignore:'future.no_silent_downcasting'|The copy keyword is deprecated"
+_ACCOUNTS = itertools.count(1)
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there: no tokenizer
 
 IMAGE = deployed.IMAGE.replace("0.0.22", "0.0.28")
@@ -90,6 +92,7 @@ def session_with(scripted, *, target="rehearsal", speed=60.0):
     lines = []
     return SimpleNamespace(
         target=target,
+        account=f"{next(_ACCOUNTS):012}",  # its endpoints are nobody else's
         region="us-east-1",
         clock=Clock(speed),
         client=lambda _service, **config: scripted.client(

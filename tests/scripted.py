@@ -140,7 +140,7 @@ class ScriptedEndpoint:
             if ending == "end":
                 handler.wfile.write(b"0\r\n\r\n")
             elif ending == "hang":
-                handler.connection.settimeout(20)
+                handler.connection.settimeout(60)
                 if handler.connection.recv(1) == b"":
                     self.gone.set()
             else:

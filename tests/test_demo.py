@@ -1,5 +1,6 @@
 """The chat page, asked through Gradio's own client."""
 
+import http.client
 import json
 import os
 import re
@@ -9,6 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +40,7 @@ from demoing import (
     wait_until,
 )
 from deployed import NAME
+from gradio_client import Client
 from scripted import ScriptedEndpoint, exception
 
 from helpers import demo, endpoint
@@ -263,6 +269,72 @@ def test_no_free_port_at_all_is_said_so(scripted, monkeypatch):
             launched(session_with(scripted), some_endpoint())
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_there_is_not_is_said_so(scripted, port):
+    with pytest.raises(SettingsError, match=f"There is no port {port}: leave it out"):
+        launched(session_with(scripted), some_endpoint(), port=port)
+
+
+def test_a_port_that_only_root_may_have_is_said_so(scripted, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)  # tests are root in CI
+    with pytest.raises(SettingsError, match="Port 80 is root's"):
+        launched(session_with(scripted), some_endpoint(), port=80)
+
+
+def test_launched_again_it_is_at_the_same_address_and_the_earlier_one_is_closed(scripted):
+    here = session_with(scripted)
+    with launched(here, some_endpoint()) as first:
+        scripted.will_stream(*said("endless"), ending="hang")
+        job = visit(first).submit("Hello", api_name="/chat")
+        wait_until(job.outputs)
+        with launched(here, some_endpoint()) as second:
+            assert scripted.gone.wait(10)
+            assert second.url == first.url
+            first.close()  # as a notebook that forgets it does
+            assert "Inferentia2" in page_of(second.url)
+    assert is_free(second.port)
+
+
+def test_another_endpoint_has_a_page_of_its_own(scripted):
+    here = session_with(scripted)
+    with launched(here, some_endpoint()) as one:
+        with launched(here, some_endpoint(name="another")) as other:
+            assert one.url != other.url
+            assert "another" in page_of(other.url)
+            assert "another" not in page_of(one.url)
+        with launched(here, some_endpoint(name="another"), port=one.port) as other:
+            assert "another" in page_of(one.url)
+
+
+def test_a_page_of_another_site_is_not_served_by_this_machines_address(page):
+    def status(host):
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+        with closing(connection):
+            connection.request("GET", "/config", headers={"Host": host})
+            return connection.getresponse().status
+
+    assert [status(host) for host in ("127.0.0.1", f"localhost:{page.port}")] == [200, 200]
+    assert status("rebound.example") == 400
+
+
+def test_a_form_of_another_site_asks_nothing(scripted, page):
+    for path in ("queue/join", "call/chat", "run/chat", "run/leave"):
+        request = urllib.request.Request(
+            f"{page.url}gradio_api/{path}",
+            data=b'{"data": ["Hello"], "fn_index": 0, "session_hash": "x"}',
+            headers={"Content-Type": "text/plain", "Origin": "http://other.example"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        refused.value.close()
+        assert refused.value.code == 422
+        assert "Access-Control-Allow-Origin" not in refused.value.headers
+    assert scripted.bodies == []
+
+
 # Gradio 6.31 leaves the socket open with which it has tried the port.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_port_that_somebody_takes_in_the_last_moment_is_left_to_them(scripted, monkeypatch):
@@ -301,6 +373,36 @@ def shared(scripted, monkeypatch, public):
     return here, asked, lambda: launched(here, some_endpoint(), share=True)
 
 
+def status(page, path, body=None, headers=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        page.url + path, data, headers or {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def refusal(user, password, page):
+    form = urllib.parse.urlencode({"username": user, "password": password}).encode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{page.url}login", form, timeout=10)
+    with refused.value as answer:
+        return answer.code, answer.read()
+
+
+def test_closing_ends_the_public_address_too(scripted, monkeypatch):
+    ended = []
+    _, _, launch = shared(scripted, monkeypatch, "https://x.gradio.live")
+    with launch() as page:
+        tunnel = SimpleNamespace(local_port=page.port, kill=lambda: ended.append(page.port))
+        monkeypatch.setattr(serving, "CURRENT_TUNNELS", [tunnel])
+    assert ended == [page.port]
+
+
 def test_a_shared_page_has_a_password_and_a_warning(scripted, monkeypatch):
     here, asked, launch = shared(scripted, monkeypatch, "https://x.gradio.live")
     with launch() as page:
@@ -310,6 +412,11 @@ def test_a_shared_page_has_a_password_and_a_warning(scripted, monkeypatch):
         with pytest.raises(Exception, match="(?i)auth|log|credential"):
             visit(page)
         assert visit(page, auth=("workshop", page.password)).view_api(return_format="dict")
+        assert refusal("nobody", "wrong", page) == refusal("workshop", "wrong", page)
+        for path in ("config", "gradio_api/info", "gradio_api/queue/data?session_hash=x"):
+            assert status(page, path) == 401
+        for path in ("gradio_api/queue/join", "gradio_api/call/chat", "gradio_api/run/leave"):
+            assert status(page, path, {"data": [], "session_hash": "x"}) == 401
     warning = "\n".join(here.lines)
     assert "PUBLIC" in warning
     assert page.password not in warning + repr(page)
@@ -371,8 +478,30 @@ def test_a_message_without_room_is_refused_before_it_is_sent(rehearsal_page):
     assert "the endpoint reads 3,584" in content(note)
 
 
-def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
-    environ = {**os.environ, "WORKSHOP_STATE": str(rehearsal[0].settings.state_dir)}
+# What could open the page to others, were Gradio left to look for it.
+OPENING = {
+    "GRADIO_ALLOWED_PATHS": "/",
+    "GRADIO_MCP_SERVER": "true",
+    "GRADIO_NUM_WORKERS": "1",
+    "GRADIO_ROOT_PATH": "https://other.example/",
+    "GRADIO_SHARE": "true",
+    "GRADIO_SSR_MODE": "true",
+}
+
+
+def listening(process):
+    """Local addresses at which a process listens, as the kernel writes them."""
+    opened = {os.readlink(one) for one in Path(f"/proc/{process.pid}/fd").iterdir()}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in opened:
+                yield local
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_from_the_command_line_it_serves_until_a_signal(rehearsal, ending):
+    environ = {**os.environ, **OPENING, "WORKSHOP_STATE": str(rehearsal[0].settings.state_dir)}
     del environ["AWS_ENDPOINT_URL"]  # a new process finds the server by itself
     process = subprocess.Popen(
         [sys.executable, "-m", "helpers.demo", "--endpoint", NAME],
@@ -388,12 +517,21 @@ def test_from_the_command_line_it_serves_until_ctrl_c(rehearsal):
         first = process.stdout.readline()
         url = first.split()[-1]
         assert first == f"[rehearsal] Chat with {NAME} at {url}\n"
-        assert "Rehearsal" in page_of(url)
-        process.send_signal(signal.SIGINT)
+        html, port = page_of(url), int(url.rstrip("/").rpartition(":")[2])
+        assert "Rehearsal" in html
+        assert "other.example" not in html
+        assert [*listening(process)] == [f"0100007F:{port:04X}"]  # 127.0.0.1
+        assert process.stdout.readline() == "[rehearsal] Ctrl-C ends it.\n"
+        job = Client(url, verbose=False).submit("What is Inferentia2?", api_name="/chat")
+        wait_until(job.outputs)
+        process.send_signal(ending)
         rest = process.stdout.read()
     watchdog.cancel()
-    assert process.returncode == 0
-    assert rest == "[rehearsal] Ctrl-C ends it.\n[rehearsal] Ended.\n"
+    assert is_free(port)
+    if ending == signal.SIGKILL:
+        assert (process.returncode, rest) == (-ending, "")
+    else:
+        assert (process.returncode, rest) == (0, "[rehearsal] Ended.\n")
 
 
 def test_from_the_command_line_a_missing_endpoint_is_one_sentence(rehearsal, capsys):

@@ -11,7 +11,7 @@ from helpers.errors import WorkshopError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C; the command line."""
+    """Serve a chat page for an endpoint of yours until Ctrl-C."""
     from helpers import endpoint, session
 
     parser = argparse.ArgumentParser(prog="python -m helpers.demo", description=main.__doc__)
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while the endpoint was being looked up
+        return 128 + signal.SIGINT
     with demo:
         if demo.password:
             print(f"Password: {demo.password}", file=sys.stderr)

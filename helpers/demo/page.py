@@ -19,6 +19,14 @@ LATEX = [{"left": left, "right": right, "display": left != "\\("} for left, righ
 # Fonts that are there: the page fetches none.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = ".message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }"
+# Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
+# it is closed: so this does, to free the slot.
+LEAVE = """visit => addEventListener("pagehide", () => fetch("gradio_api/run/leave", {
+    method: "POST",
+    keepalive: true,
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({data: [], session_hash: visit}),
+}))"""
 FIGURES = (
     "**The line under an answer**: the time to its first token and the pace after it, as they "
     "reach this page's server; output tokens; the endpoint's price while the answer was written, "
@@ -56,6 +64,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         )
         _connect(visits, conversation, entry, settings)
         _offer(visits, entry, settings)
+        _say_when_left(page, visits)
     return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
 
 
@@ -116,6 +125,15 @@ def _offer(
     )
 
 
+def _say_when_left(page: gr.Blocks, visits: "_Visits") -> None:
+    """Stop what is being written when the page is closed, also behind a proxy."""
+    visit, private = gr.Textbox(visible=False), {"queue": False, "api_visibility": "private"}
+    page.load(visits.visit, None, visit, show_progress="hidden", **private).then(
+        None, visit, None, js=LEAVE, **private
+    )
+    gr.api(visits.stop, api_name="leave", api_visibility="undocumented", queue=False)
+
+
 class _Visits:
     """Who is on the page: each visit has one answer being written at most."""
 
@@ -146,17 +164,21 @@ class _Visits:
         async for update in self._answer(request, before, edited.value, settings):
             yield update
 
-    def undo(self, request: gr.Request, conversation: Messages):
+    async def undo(self, request: gr.Request, conversation: Messages):
         """Take the last message and its answer back, into the box."""
-        self.forget(request)
+        await self.forget(request)
         return _without_last(conversation)
 
-    def stop(self, request: gr.Request) -> None:
+    async def visit(self, request: gr.Request) -> str:
+        """The name under which Gradio knows who is on the page."""
+        return request.session_hash
+
+    async def stop(self, request: gr.Request) -> None:
         """End the answer being written; what is written stays."""
         if answer := self._running.get(request.session_hash):
             answer.stop()
 
-    def forget(self, request: gr.Request) -> None:
+    async def forget(self, request: gr.Request) -> None:
         """End the answer being written, for a conversation that is gone."""
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()

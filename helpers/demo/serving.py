@@ -1,33 +1,48 @@
 """Where the page is served, and until when."""
 
+import html
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.tunneling import CURRENT_TUNNELS
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from helpers.demo.chat import SYSTEM_PROMPT, Chat
 from helpers.demo.page import CSS, THEME, build
 from helpers.errors import SettingsError
 
 PORTS = range(7860, 7960)  # Gradio's own
+_CHOOSE = "leave it out, or choose one from 1024 to 65535"
 _TRIES = 5  # to serve at a port that was free a moment before
+_CLOSE_S = 5  # for what is being said to end, which takes 0.2 s on a quiet machine
 USER = "workshop"
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
+# Nor does another site show it as a part of its own.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; "
-    "base-uri 'self'; object-src 'none'"
+    "base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
 )
+# What the environment could switch on: `GRADIO_ROOT_PATH`, `GRADIO_ALLOWED_PATHS` and their like.
+_SWITCHED_OFF = {
+    "allowed_paths": [],
+    "enable_monitoring": False,
+    "mcp_server": False,
+    "num_workers": 0,
+    "run_history": False,
+    "ssr_mode": False,
+}
 
 
-@dataclass
+@dataclass(eq=False)
 class Demo:
-    """A chat page that is being served.
+    """A chat page that is being served. As a cell's last line it is a link to the page.
 
     Attributes:
         url: Where this machine reaches it; also what `gradio_client.Client` takes.
@@ -43,17 +58,40 @@ class Demo:
     password: str | None = field(repr=False)
     _page: gr.Blocks = field(repr=False)
     _chat: Chat = field(repr=False)
+    _endpoint: tuple[str, ...] = field(repr=False)
+
+    @property
+    def port(self) -> int:
+        """Port on this machine."""
+        return self._page.server_port
 
     def close(self) -> None:
         """End all running replies and free the port; harmless when closed already."""
+        _open.discard(self)
         self._chat.close()
+        for tunnel in CURRENT_TUNNELS:  # else it leads to whatever is served at the port next
+            if tunnel.local_port == self.port:
+                tunnel.kill()
+        # Gradio 6.31 closes the queue first, and waits 5 s for streams that then never end.
+        server = self._page.server
+        self._page.app.stop_event.set()
+        server.should_exit = True
+        server.thread.join(_CLOSE_S)
         self._page.close(verbose=False)
+
+    def _repr_html_(self) -> str:
+        # JupyterLab leaves a path from the root alone; of any other it makes one to /files/.
+        address, title = html.escape(self.path or self.url), html.escape(self._chat.title)
+        return f'<a href="{address}" target="_blank" rel="noopener">{title}</a>'
 
     def __enter__(self) -> "Demo":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_open: set[Demo] = set()  # what this process serves
 
 
 def launch(
@@ -67,6 +105,9 @@ def launch(
 ) -> Demo:
     """Serve a chat with the endpoint on 127.0.0.1 and come back at once.
 
+    A cell that is run again gives the same address: what this process serves already for the same
+    endpoint, or at the same port, is closed first.
+
     Args:
         session: The workshop's session.
         endpoint: What `helpers.endpoint.find` gave.
@@ -76,23 +117,28 @@ def launch(
         environ: Where SageMaker Studio tells that it is Studio, and where the Hub is.
 
     Raises:
-        SettingsError: When the port is taken, or a rehearsal is to be shared.
+        SettingsError: When the port is taken or none, or a rehearsal is to be shared.
     """
     if share and session.target == "rehearsal":
         raise SettingsError(
             "A rehearsal does not leave this machine: leave out share=True, or choose target aws."
         )
+    if port is not None and not 0 < port < 2**16:
+        raise SettingsError(f"There is no port {port}: {_CHOOSE}.")
     chat = Chat(session, endpoint, environ=environ)
     page = build(chat, system_prompt=system_prompt)
     password = secrets.token_urlsafe(12) if share else None
+    whose = (session.account, session.region, endpoint.name)
     path, url, share_url = _serve(
         page,
         port,
+        _close_earlier(whose, port),
         environ,
         share=share,
         auth=(USER, password) if password else None,
     )
-    demo = Demo(url, path, share_url, password, page, chat)
+    demo = Demo(url, path, share_url, password, page, chat, whose)
+    _open.add(demo)
     if share and not share_url:
         demo.close()
         raise SettingsError("No public address was given: leave out share=True, or try later.")
@@ -103,11 +149,24 @@ def launch(
     return demo
 
 
-class _Policy:
-    """Sends `POLICY` with every answer; ASGI, so that streams pass as they are."""
+def _close_earlier(endpoint: tuple[str, ...], port: int | None) -> list[int]:
+    """Close what this process serves of the endpoint, or at the port; the ports that frees."""
+    earlier = [demo for demo in _open if demo._endpoint == endpoint or demo.port == port]
+    for demo in earlier:
+        demo.close()
+    return [demo.port for demo in earlier]
 
-    def __init__(self, app):
+
+class _Door:
+    """What every request passes; ASGI, so that streams pass as they are.
+
+    Sends `POLICY` with every answer. Takes Studio's path off, which the page has in all its links:
+    Studio's proxy has done so already, but some come without it (notebook 05, a public address).
+    """
+
+    def __init__(self, app, path: str):
         self._app = app
+        self._path = path.rstrip("/")
 
     async def __call__(self, scope, receive, send):
         async def with_policy(message):
@@ -116,43 +175,61 @@ class _Policy:
                 message = {**message, "headers": [*message["headers"], header]}
             await send(message)
 
+        if self._path and scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].removeprefix(self._path) or "/"}
         await self._app(scope, receive, with_policy)
 
 
 def _serve(
-    page: gr.Blocks, wanted: int | None, environ: Mapping[str, str], **options: Any
+    page: gr.Blocks,
+    wanted: int | None,
+    earlier: Sequence[int],
+    environ: Mapping[str, str],
+    **options: Any,
 ) -> tuple[str | None, str, str | None]:
-    """Serve at the wanted port or a free one; path behind Studio, local and public address."""
+    """Serve at the wanted port, an earlier or a free one; path in Studio, local, public address."""
     for _ in range(_TRIES):
-        port = _free_port(wanted)
+        port = _free_port(wanted, earlier)
         path = _studio_path(port, environ)
+        # A site of others that calls itself by this machine's address reads nothing here. Studio
+        # and gradio.live have names of their own, and ask who comes.
+        hosts = ["*"] if path or options["share"] else ["127.0.0.1", "localhost"]
         with suppress(OSError):  # somebody else has just taken it
             _, url, share_url = page.launch(
                 server_name="127.0.0.1",
                 server_port=port,
-                root_path=path,
+                root_path=path or "",
                 inline=False,
                 prevent_thread_lock=True,
                 quiet=True,
                 show_error=True,
-                ssr_mode=False,
                 footer_links=[],
                 css=CSS,
                 theme=THEME,
-                app_kwargs={"middleware": [Middleware(_Policy)]},
+                app_kwargs={
+                    "middleware": [
+                        Middleware(_Door, path=path or ""),
+                        Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+                    ]
+                },
+                **_SWITCHED_OFF,
                 **options,
             )
             return path, url, share_url
     raise SettingsError(f"Port {port} was taken by somebody else each time: try again.")
 
 
-def _free_port(wanted: int | None) -> int:
-    for port in [wanted] if wanted else PORTS:
+def _free_port(wanted: int | None, earlier: Sequence[int]) -> int:
+    for port in [wanted] if wanted else [*earlier, *PORTS]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
+            try:
                 probe.bind(("127.0.0.1", port))
                 return port
+            except PermissionError as error:
+                raise SettingsError(f"Port {port} is root's: {_CHOOSE}.") from error
+            except OSError:
+                continue
     if wanted:
         raise SettingsError(f"Port {wanted} is taken: leave it out, or close what is using it.")
     raise SettingsError(f"Ports {PORTS[0]} to {PORTS[-1]} are all taken: close other demos.")
