@@ -1,5 +1,6 @@
 """Answers for the page: one endpoint, any number of readers."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -63,6 +64,7 @@ class Chat:
         tokens = tokenizer.counter(endpoint.model_id, environ=environ)
         self._count = tokens.count or Estimate()
         self._running: set[Answer] = set()
+        self._is_closed = False
         self._stream = partial(
             messages.stream,
             # One attempt: a hidden retry would stand in the time to the first token.
@@ -109,9 +111,15 @@ class Chat:
         return {"role": "assistant", "content": text + label, "metadata": {"id": NOTE}}
 
     def close(self) -> None:
-        """End all answers that are being written, and let nobody wait any longer."""
+        """End all answers that are being written or wait; from any thread. They say so."""
+        self._is_closed = True
         for answer in list(self._running):
-            answer.stop()
+            answer.stop_from_elsewhere()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is being written or waits in line."""
+        return bool(self._running)
 
     def _budget(self, max_tokens: int) -> int:
         return max(0, min(self._longest_input, self._longest_both - max_tokens))
@@ -142,6 +150,7 @@ class Answer:
         self._sent, self._left_out = self._fitted()
 
     async def __aiter__(self) -> AsyncIterator[Said]:
+        self._loop = asyncio.get_running_loop()
         self._chat._running.add(self)
         try:
             async for said in self._written():
@@ -160,12 +169,17 @@ class Answer:
         if self._reading:
             self._reading.close()
 
+    def stop_from_elsewhere(self) -> None:
+        """`stop`, from another thread than the one that iterates."""
+        with suppress(RuntimeError):  # the loop has ended, and this with it
+            self._loop.call_soon_threadsafe(self.stop)
+
     async def _written(self) -> AsyncIterator[Said]:
         self._place = self._chat._line.enter()
         async for place in self._place.moving_up():
             yield [self._chat.note(_in_line(place))]
         for _ in range(_TRIES):
-            if self._stopped:
+            if self._stopped or self._chat._is_closed:
                 break
             self._reading = Reading(self._request(), clock=self._chat._clock)
             async for text in self._reading:
@@ -193,11 +207,13 @@ class Answer:
     def _notes(self) -> list[str]:
         """What the page says below an answer: how it ended, what it is made of, its figures."""
         notes = []
-        if self._stopped:
+        if self._chat._is_closed:
+            notes.append("This page has been closed.")
+        elif self._stopped:
             notes.append("Stopped.")
-        elif self._reading.error:
-            prefix = "Broken off. " if self._reading.text else ""
-            notes.append(prefix + str(self._reading.error))
+        elif error := self._reading.error:
+            prefix = "Broken off. " if self._reading.text and error.kind != "broken" else ""
+            notes.append(prefix + str(error))
         elif self._reading.finish_reason == "length":
             notes.append(f"Cut at {self._options['max_tokens']:,} tokens: the settings have more.")
         if self._left_out:

@@ -60,6 +60,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         )
         _connect(visits, conversation, entry, settings)
         _offer(visits, entry, settings)
+        page.unload(visits.forget)  # Gradio itself notices only when there is more text to send
     return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
 
 
@@ -90,6 +91,7 @@ def _connect(
     written = {
         "inputs": [conversation, entry, *settings],
         "outputs": [conversation, entry],
+        "trigger_mode": "multiple",  # else Gradio drops a second message without a word
         "show_progress": "hidden",
         "api_visibility": "private",
     }
@@ -150,17 +152,20 @@ class _Visits:
         async for update in self._answer(request, before, edited.value, settings):
             yield update
 
-    def undo(self, request: gr.Request, conversation: Messages):
+    # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
+    # not async from a thread.
+
+    async def undo(self, request: gr.Request, conversation: Messages):
         """Take the last message and its answer back, into the box."""
-        self.forget(request)
+        await self.forget(request)
         return _without_last(conversation)
 
-    def stop(self, request: gr.Request) -> None:
+    async def stop(self, request: gr.Request) -> None:
         """End the answer being written; what is written stays."""
         if answer := self._running.get(request.session_hash):
             answer.stop()
 
-    def forget(self, request: gr.Request) -> None:
+    async def forget(self, request: gr.Request) -> None:
         """End the answer being written, for a conversation that is gone."""
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()

@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from helpers.errors import SettingsError
 PORTS = range(7860, 7960)  # Gradio's own
 _TRIES = 5  # to serve at a port that was free a moment before
 USER = "workshop"
+_LAST_WORDS_S = 3.0  # for the replies to end in
+_DELIVERY_S = 0.3  # Gradio sends nothing more once it closes: readers would wait for ever
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; "
@@ -45,8 +48,14 @@ class Demo:
     _chat: Chat = field(repr=False)
 
     def close(self) -> None:
-        """End all running replies and free the port; harmless when closed already."""
+        """End all running replies, saying so, and free the port; harmless when closed already."""
+        was_busy = self._chat.is_busy
         self._chat.close()
+        deadline_s = time.monotonic() + _LAST_WORDS_S
+        while self._chat.is_busy and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        if was_busy:
+            time.sleep(_DELIVERY_S)
         self._page.close(verbose=False)
 
     def __enter__(self) -> "Demo":
