@@ -6,7 +6,17 @@ import threading
 import deployed
 import pytest
 from browser import chromium
-from demoing import COUNTING, END, ENV, IMAGE, launched, said, session_with, some_endpoint
+from demoing import (
+    COUNTING,
+    END,
+    ENV,
+    IMAGE,
+    launched,
+    said,
+    session_with,
+    some_endpoint,
+    wait_until,
+)
 from deployed import NAME
 from playwright.sync_api import expect
 from scripted import ScriptedEndpoint, exception, part
@@ -240,7 +250,7 @@ def test_stop_ends_the_request_and_keeps_what_is_written(scripted, reader):
     reader.asks("Hello")
     reader.sees("so far")
     reader.stops()
-    assert scripted.gone.wait(10)
+    assert scripted.gone.wait(30)
     reader.sees("Stopped.")
     reader.sees_a_whole_answer("so far")
     answers(scripted, "and on")
@@ -252,11 +262,11 @@ def test_stop_ends_the_request_and_keeps_what_is_written(scripted, reader):
 def test_stop_before_the_first_token(scripted, reader):
     writes_on(scripted)
     reader.asks("Hello")
+    wait_until(lambda: scripted.bodies, within_s=30)
     reader.stops()
+    assert scripted.gone.wait(30)
     reader.sees("Stopped.")
-    assert scripted.gone.wait(10) or not scripted.bodies
     reader.can_ask()
-    scripted.forget()
     answers(scripted, "here")
     reader.asks("Again")
     reader.sees_a_whole_answer("here")
@@ -344,7 +354,7 @@ def test_nothing_comes_back_after_clear(scripted, reader):
     reader.asks("Hello")
     reader.sees("piece9")
     reader.button("Clear").click()
-    assert scripted.gone.wait(10)
+    assert scripted.gone.wait(30)
     reader.can_ask()
     reader.sees_no("piece")
     answers(scripted, "new")
@@ -427,7 +437,7 @@ LEAVING = {
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 def test_a_page_that_is_left_frees_its_slot(scripted, crowd, leave):
     leave(crowd[0])
-    assert scripted.gone.wait(10)
+    assert scripted.gone.wait(30)
     crowd[2].sees("for2")
 
 
