@@ -472,7 +472,12 @@ _CALL_ERRORS = (
 
 _CREDENTIALS = (
     "credentials",
-    "AWS does not accept these credentials ({words}): sign in again, then rerun the first cell.",
+    "AWS does not accept the credentials this was started with ({words}): sign in again, then "
+    "start it anew, a notebook from its first cell.",
+)
+_DENIED = (
+    "denied",
+    "AWS refused ({words}): the identity lacks this right; who administers the account gives it.",
 )
 _SERVICE = ("service", "SageMaker itself failed ({words}): try again in a minute.")
 _THROTTLED = (
@@ -482,8 +487,8 @@ _THROTTLED = (
 # In SageMaker's words for a whole reply and for a stream.
 _TIMED_OUT = ("timed out", "timeout period", "ModelInvocationTimeExceeded")
 _OF_CODE = {
-    "AccessDenied": ("denied", "AWS refused ({words}): the identity lacks this right."),
-    "AccessDeniedException": ("denied", "AWS refused ({words}): the identity lacks this right."),
+    "AccessDenied": _DENIED,
+    "AccessDeniedException": _DENIED,
     "ExpiredToken": _CREDENTIALS,
     "ExpiredTokenException": _CREDENTIALS,
     "IncompleteSignature": _CREDENTIALS,
@@ -509,8 +514,10 @@ _OF_FAULT = {
     "generation": "The model failed while generating ({words}): try again, and look into the "
     "endpoint's log if it stays so.",
     "incomplete": "The container gave up before the reply was complete ({words}): try again.",
-    "unreadable": "The endpoint sent something that is no chat reply: {words}.",
-    "container": "The container failed ({words}): look into the endpoint's log.",
+    "unreadable": "The endpoint sent something that is no chat reply ({words}): try again, and "
+    "look into its log if it stays so.",
+    "container": "The container failed ({words}): try again, and look into the endpoint's log if "
+    "it stays so.",
 }
 
 
@@ -578,8 +585,8 @@ def _timed_out(
     endpoint_name: str, *, status: int | None = None, partial: str = ""
 ) -> InvocationError:
     return InvocationError(
-        f"{endpoint_name} did not answer in time: SageMaker ends a whole reply after 60 s and a "
-        "stream after 8 minutes, so stream it, or ask for fewer max_tokens.",
+        f"{endpoint_name} did not answer in time: ask again, for fewer tokens. SageMaker ends a "
+        "streamed reply after 8 minutes, and a whole one after 60 s: stream it.",
         kind="timeout",
         status=status,
         partial=partial,

@@ -119,9 +119,16 @@ class ScriptedEndpoint:
         self._scripts.append(lambda handler: _whole(handler, status, headers, body))
 
     def will_stream(
-        self, *messages: bytes, after_s: float = 0, pause_s: float = 0, ending: str = "end"
+        self,
+        *messages: bytes | threading.Event,
+        after_s: float = 0,
+        pause_s: float = 0,
+        ending: str = "end",
     ):
-        """Send event-stream messages; then `end`, `reset`, or `hang` until the client goes."""
+        """Send event-stream messages; then `end`, `reset`, or `hang` until the client goes.
+
+        A `threading.Event` among the messages holds the stream open until it is set.
+        """
         self._scripts.append(
             lambda handler: self._stream(handler, messages, after_s, pause_s, ending)
         )
@@ -135,12 +142,15 @@ class ScriptedEndpoint:
         handler.close_connection = ending != "end"
         try:
             for message in messages:
+                if isinstance(message, threading.Event):
+                    message.wait(120)
+                    continue
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(message), message))
                 time.sleep(pause_s)
             if ending == "end":
                 handler.wfile.write(b"0\r\n\r\n")
             elif ending == "hang":
-                handler.connection.settimeout(60)
+                handler.connection.settimeout(120)
                 if handler.connection.recv(1) == b"":
                     self.gone.set()
             else:

@@ -158,7 +158,7 @@ def test_a_broken_reply_keeps_what_was_written(scripted, visitor):
     scripted.will_stream(*said("so ", "far"), exception("ModelStreamError", Message="gone"))
     reply, note, figures = ask(visitor)
     assert reply["content"] == "so far"
-    assert content(note).startswith("Broken off. ")
+    assert content(note).startswith("The reply broke off after 6 characters")
     assert "ask again" in content(note)
     assert "2 tokens" in content(figures)
 

@@ -70,6 +70,7 @@ class Chat:
             daemon=True,
         ).start()
         self._running: set[Answer] = set()
+        self._is_closed = False
         self._stream = partial(
             messages.stream,
             # One attempt: a hidden retry would stand in the time to the first token.
@@ -116,12 +117,15 @@ class Chat:
         return {"role": "assistant", "content": text + label, "metadata": {"id": NOTE}}
 
     def close(self) -> None:
-        """End all answers that are being written, and let nobody wait any longer.
-
-        From any thread.
-        """
+        """End all answers that are being written or wait; from any thread. They say so."""
+        self._is_closed = True
         for answer in list(self._running):
             answer.stop_from_elsewhere()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is being written or waits in line."""
+        return bool(self._running)
 
     def _budget(self, max_tokens: int) -> int:
         return max(0, min(self._longest_input, self._longest_both - max_tokens))
@@ -179,7 +183,7 @@ class Answer:
         self._place = self._chat._line.enter()
         async for place in self._place.moving_up():
             yield [self._chat.note(_in_line(place))]
-        while not self._stopped:
+        while not self._stopped and not self._chat._is_closed:
             self._reading = Reading(self._request(), clock=self._chat._clock)
             async for text in self._reading:
                 yield [_said(text)]
@@ -214,11 +218,13 @@ class Answer:
     def _notes(self) -> list[str]:
         """What the page says below an answer: how it ended, what it is made of, its figures."""
         notes = []
-        if self._stopped:
+        if self._chat._is_closed:
+            notes.append("This page has been closed.")
+        elif self._stopped:
             notes.append("Stopped.")
-        elif self._reading.error:
-            prefix = "Broken off. " if self._reading.text else ""
-            notes.append(prefix + str(self._reading.error))
+        elif error := self._reading.error:
+            prefix = "Broken off. " if self._reading.text and error.kind != "broken" else ""
+            notes.append(prefix + str(error))
         elif self._reading.finish_reason == "length":
             notes.append(f"Cut at {self._options['max_tokens']:,} tokens: the settings have more.")
         if self._left_out:

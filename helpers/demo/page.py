@@ -64,7 +64,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         )
         _connect(visits, conversation, entry, settings)
         _offer(visits, entry, settings)
-        _say_when_left(page, visits)
+        _notice_who_leaves(page, visits)
     return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
 
 
@@ -95,6 +95,7 @@ def _connect(
     written = {
         "inputs": [conversation, entry, *settings],
         "outputs": [conversation, entry],
+        "trigger_mode": "multiple",  # else Gradio drops a second message without a word
         "show_progress": "hidden",
         "api_visibility": "private",
     }
@@ -125,13 +126,14 @@ def _offer(
     )
 
 
-def _say_when_left(page: gr.Blocks, visits: "_Visits") -> None:
-    """Stop what is being written when the page is closed, also behind a proxy."""
+def _notice_who_leaves(page: gr.Blocks, visits: "_Visits") -> None:
+    """Free the slot, or the place in line, of who has closed the page."""
+    page.unload(visits.forget)  # not through a proxy: see LEAVE
     visit, private = gr.Textbox(visible=False), {"queue": False, "api_visibility": "private"}
     page.load(visits.visit, None, visit, show_progress="hidden", **private).then(
         None, visit, None, js=LEAVE, **private
     )
-    gr.api(visits.stop, api_name="leave", api_visibility="undocumented", queue=False)
+    gr.api(visits.forget, api_name="leave", api_visibility="undocumented", queue=False)
 
 
 class _Visits:
@@ -163,6 +165,9 @@ class _Visits:
         before = conversation[: _index(edited.index)]
         async for update in self._answer(request, before, edited.value, settings):
             yield update
+
+    # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
+    # not async from a thread.
 
     async def undo(self, request: gr.Request, conversation: Messages):
         """Take the last message and its answer back, into the box."""

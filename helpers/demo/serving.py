@@ -66,7 +66,7 @@ class Demo:
         return self._page.server_port
 
     def close(self) -> None:
-        """End all running replies and free the port; harmless when closed already."""
+        """End all running replies, saying so, and free the port; harmless when closed already."""
         _open.discard(self)
         self._chat.close()
         for tunnel in CURRENT_TUNNELS:  # else it leads to whatever is served at the port next
