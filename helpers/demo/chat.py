@@ -122,11 +122,6 @@ class Chat:
         for answer in list(self._running):
             answer.stop_from_elsewhere()
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is being written or waits in line."""
-        return bool(self._running)
-
     def _budget(self, max_tokens: int) -> int:
         return max(0, min(self._longest_input, self._longest_both - max_tokens))
 
