@@ -59,11 +59,21 @@ def in_a_notebook(call, *arguments, **options):
 
     Without one, Gradio 6.31 makes loops and never closes them.
     """
+    if _is_in_a_loop():  # Playwright's
+        return call(*arguments, **options)
 
     async def cell():
         return call(*arguments, **options)
 
     return asyncio.run(cell())
+
+
+def _is_in_a_loop():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def launched(*arguments, environ=NO_HUB, **options):

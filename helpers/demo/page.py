@@ -19,15 +19,76 @@ LATEX = [
     {"left": "\\(", "right": "\\)", "display": False},
     {"left": "\\[", "right": "\\]", "display": True},
 ]
-# A line of Hebrew or Arabic begins at the right, also among lines of English.
-# Fonts that are there: the page fetches none.
+# Fonts that are there: the page fetches none. Colors as dark as WCAG AA wants them: 4.5 to 1.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = ".message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }"
+THEME.set(
+    body_text_color_subdued="*neutral_600",
+    block_info_text_color="*neutral_600",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
+CSS = """
+.gradio-container .main.app:not(.fill_width) { max-width: 60rem; padding: var(--size-4); }
+.heading h1 { font-size: clamp(1rem, 4.5vw, 1.4rem); margin: 0; }
+
+/* Where the keyboard is. */
+:focus-visible:not(textarea) { outline: 2px solid var(--color-accent) !important; }
+.block:has(textarea:focus-visible) { border-color: var(--color-accent) !important; }
+
+/* The examples go when there is a conversation. */
+.examples { gap: var(--size-2); }
+.gradio-container:has(.message-row) .examples { display: none; }
+
+/* A closed panel is out of the keyboard's way: the button in the header opens it. */
+.sidebar:not(.open) { visibility: hidden; }
+.scroll-down-button-container { z-index: 1 !important; } /* below an open one */
+
+/* A line of Hebrew or Arabic begins at the right, also among lines of English. */
+.message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }
+
+/* What is wider than the page scrolls by itself. */
+.message table { display: block; overflow-x: auto; border: 0 !important; padding: 0 !important; }
+.message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
+.message .katex-display { overflow: auto hidden; }
+
+.message .edit-textarea { width: 100% !important; min-width: min(60vw, 30rem); }
+
+/* Text and code that can be read: 4.5 to 1. */
+.message .prose.chatbot.md { opacity: 1; }
+.gradio-container .message .md .token:is(.comment, .prolog, .cdata, .doctype, .punctuation) {
+    color: var(--body-text-color-subdued);
+}
+body:not(.dark) .message .md .token:is(.keyword, .function, .class-name, .atrule, .attr-value) {
+    color: #006a99;
+}
+body:not(.dark) .message .md .token:is(.string, .char, .builtin, .inserted, .selector, .attr-name,
+    .regex, .variable, .important) { color: #4d7300; }
+
+/* Notes below an answer. */
+.message.thought .prose.chatbot.md * {
+    color: var(--body-text-color-subdued); font-size: var(--text-sm);
+}
+"""
 FIGURES = (
     "**The line under an answer**: the time to its first token and the pace after it, as they "
     "reach this page's server; output tokens; the endpoint's price while the answer was written, "
     "shared by all answers written at the same time."
 )
+SEND, STOP = "Send", "Stop"
+_PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
+_AT_ONCE = {"queue": False, **_PRIVATE}
+_TO_THE_END = "() => document.querySelector('[role=log]').scrollTo(0, 1e9)"
+# What Gradio leaves out and has no option for: the name of the box in which a message is edited,
+# and a way for the keyboard to what may be wider than the page.
+_FOR_ALL = """() => new MutationObserver(() => {
+    for (const box of document.querySelectorAll(".edit-textarea")) box.ariaLabel = "Edited message";
+    for (const wide of document.querySelectorAll(".message :is(pre, table, .katex-display)"))
+        wide.tabIndex = 0;
+}).observe(document.body, {childList: true, subtree: true})"""
 
 Messages = list[dict[str, Any]]
 
@@ -36,30 +97,38 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
     """The page, not yet served."""
     visits = _Visits(chat)
     with gr.Blocks(title=chat.title, fill_height=True, analytics_enabled=False) as page:
-        gr.Markdown(f"# {chat.title}\n\n{chat.description}")
-        with gr.Sidebar(label="Settings", position="right", open=False):
+        with gr.Row(equal_height=False):
+            gr.Markdown(f"# {chat.title}", elem_classes="heading")
+            open_settings = gr.Button("Settings", size="sm", scale=0, min_width=90)
+        gr.Markdown(chat.description)
+        with gr.Sidebar(label="Settings", position="right", open=False) as panel:
+            gr.Markdown("## Settings")
             settings = _settings(chat, system_prompt)
             gr.Markdown(FIGURES)
         conversation = gr.Chatbot(
-            label="Conversation",
-            placeholder=f"### {chat.title}\n\nAsk something, or begin with an example.",
-            examples=[{"text": example} for example in EXAMPLES],
+            show_label=False,
+            placeholder="Ask something, or begin with an example.",
             buttons=["copy", "copy_all"],
             editable="user",
             latex_delimiters=LATEX,
+            height=240,  # at least
             scale=1,
         )
+        with gr.Row(elem_classes="examples"):
+            examples = [gr.Button(example, size="sm") for example in EXAMPLES]
         entry = gr.Textbox(
             label="Message",
             show_label=False,
             placeholder="Enter sends, Shift+Enter begins a new line",
             max_lines=8,
-            submit_btn=True,
+            submit_btn=SEND,
             stop_btn=False,
             autofocus=True,
         )
-        _connect(visits, conversation, entry, settings)
+        open_settings.click(lambda: gr.Sidebar(open=True), None, panel, **_AT_ONCE)
+        _connect(visits, conversation, entry, examples, settings)
         _offer(visits, entry, settings)
+        page.load(None, js=_FOR_ALL, **_PRIVATE)
     return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
 
 
@@ -84,25 +153,27 @@ def _connect(
     visits: "_Visits",
     conversation: gr.Chatbot,
     entry: gr.Textbox,
+    examples: Sequence[gr.Button],
     settings: Sequence[gr.components.Component],
 ) -> None:
     """What a reader can do on the page."""
     written = {
         "inputs": [conversation, entry, *settings],
         "outputs": [conversation, entry],
-        "show_progress": "hidden",
-        "api_visibility": "private",
+        **_PRIVATE,
     }
-    at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Gradio follows an answer only for a reader who is at the end, and has nothing to go there.
+    entry.submit(None, js=_TO_THE_END, **_PRIVATE)
     entry.submit(visits.send, **written)
-    conversation.example_select(visits.example, **written)
+    for example in examples:
+        example.click(visits.example, **written | {"inputs": [conversation, example, *settings]})
     conversation.retry(visits.retry, **written)
     conversation.edit(visits.edit, **written)
-    conversation.undo(visits.undo, [conversation], [conversation, entry], **at_once)
-    entry.stop(visits.stop, None, None, **at_once)
+    conversation.undo(visits.undo, [conversation], [conversation, entry], **_AT_ONCE)
+    entry.stop(visits.stop, None, None, **_AT_ONCE)
     # Twice empty: a version of the answer may be on its way to the page.
-    conversation.clear(visits.forget, None, None, **at_once).then(
-        lambda: [], None, conversation, **at_once
+    conversation.clear(visits.forget, None, None, **_AT_ONCE).then(
+        lambda: [], None, conversation, **_AT_ONCE
     )
 
 
@@ -132,9 +203,8 @@ class _Visits:
         async for update in self._answer(request, conversation, entry, settings, is_typed=True):
             yield update
 
-    async def example(self, request: gr.Request, chosen: gr.SelectData, conversation, _, *settings):
+    async def example(self, request: gr.Request, conversation: Messages, text: str, *settings):
         """Answer an example."""
-        text = chosen.value["text"]
         async for update in self._answer(request, conversation, text, settings):
             yield update
 
@@ -208,12 +278,12 @@ class _Visits:
         asked = [*before, {"role": "user", "content": literal(text)}]
         box = {"value": ""} if is_typed else {}
         try:
-            yield asked, gr.Textbox(submit_btn=False, stop_btn=True, **box)
+            yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP, **box)
             async for said in answer:
                 if self._running.get(visit) is not answer:  # forgotten
                     break
                 yield [*asked, *map(_shown, said)], gr.skip()
-            yield gr.skip(), gr.Textbox(submit_btn=True, stop_btn=False)
+            yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:

@@ -1,5 +1,6 @@
 """Where the page is served, and until when."""
 
+import html
 import os
 import secrets
 import socket
@@ -91,6 +92,8 @@ def launch(
         environ,
         share=share,
         auth=(USER, password) if password else None,
+        # Gradio's own login page has no title, which screen readers read first.
+        auth_message=f"<title>{html.escape(chat.title)}</title>User {USER}",
     )
     demo = Demo(url, path, share_url, password, page, chat)
     if share and not share_url:
