@@ -272,7 +272,8 @@ def _price_per_s(endpoint) -> float | None:
 def _headings(session, endpoint, slots: int) -> tuple[str, str]:
     model = endpoint.model_id.rpartition("/")[2] or endpoint.name
     title = f"{model} on Inferentia2"
-    facts = f"Endpoint `{endpoint.name}` · {endpoint.instance_type} · {slots} answers at once"
+    at_once = f"{slots} answers at once" if slots > 1 else "one answer at a time"
+    facts = f"Endpoint `{endpoint.name}` · {endpoint.instance_type} · {at_once}"
     if session.target == "rehearsal":
         return (
             f"Rehearsal: {title}",

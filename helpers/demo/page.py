@@ -1,70 +1,64 @@
 """The page itself, made of Gradio's own parts: what is on it, and what its buttons do."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import gradio as gr
 
-from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Answer, Chat
-from helpers.demo.conversation import MATH, NOTE, literal, text_of
-from helpers.errors import InvocationError
+from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Chat
+from helpers.demo.looks import FOR_ALL, LATEX, LEAVE, TO_THE_END
+from helpers.demo.visits import SEND, Visits
 
 EXAMPLES = (
     "What is AWS Inferentia2, in three sentences?",
     "Write a Python function that counts the words in a text file.",
     "Explain static batching with an everyday comparison.",
 )
-LATEX = [{"left": left, "right": right, "display": left != "\\("} for left, right in MATH]
-# A line of Hebrew or Arabic begins at the right, also among lines of English.
-# Fonts that are there: the page fetches none.
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-CSS = ".message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }"
-# Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
-# it is closed: so this does, to free the slot.
-LEAVE = """visit => addEventListener("pagehide", () => fetch("gradio_api/run/leave", {
-    method: "POST",
-    keepalive: true,
-    headers: {"Content-Type": "application/json"},
-    body: JSON.stringify({data: [], session_hash: visit}),
-}))"""
 FIGURES = (
     "**The line under an answer**: the time to its first token and the pace after it, as they "
     "reach this page's server; output tokens; the endpoint's price while the answer was written, "
     "shared by all answers written at the same time."
 )
-
-Messages = list[dict[str, Any]]
+_PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
+_AT_ONCE = {"queue": False, **_PRIVATE}
 
 
 def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
     """The page, not yet served."""
-    visits = _Visits(chat)
+    visits = Visits(chat)
     with gr.Blocks(title=chat.title, fill_height=True, analytics_enabled=False) as page:
-        gr.Markdown(f"# {chat.title}\n\n{chat.description}")
-        with gr.Sidebar(label="Settings", position="right", open=False):
+        with gr.Row(equal_height=False):
+            gr.Markdown(f"# {chat.title}", elem_classes="heading")
+            open_settings = gr.Button("Settings", size="sm", scale=0, min_width=90)
+        gr.Markdown(chat.description)
+        with gr.Sidebar(label="Settings", position="right", open=False) as panel:
+            gr.Markdown("## Settings")
             settings = _settings(chat, system_prompt)
             gr.Markdown(FIGURES)
         conversation = gr.Chatbot(
-            label="Conversation",
-            placeholder=f"### {chat.title}\n\nAsk something, or begin with an example.",
-            examples=[{"text": example} for example in EXAMPLES],
+            show_label=False,
+            placeholder="Ask something, or begin with an example.",
             buttons=["copy", "copy_all"],
             editable="user",
             latex_delimiters=LATEX,
+            height=240,  # at least
             scale=1,
         )
+        with gr.Row(elem_classes="examples"):
+            examples = [gr.Button(example, size="sm") for example in EXAMPLES]
         entry = gr.Textbox(
             label="Message",
             show_label=False,
             placeholder="Enter sends, Shift+Enter begins a new line",
             max_lines=8,
-            submit_btn=True,
+            submit_btn=SEND,
             stop_btn=False,
             autofocus=True,
         )
-        _connect(visits, conversation, entry, settings)
+        open_settings.click(lambda: gr.Sidebar(open=True), None, panel, **_AT_ONCE)
+        _connect(visits, conversation, entry, examples, settings)
         _offer(visits, entry, settings)
         _notice_who_leaves(page, visits)
+        page.load(None, js=FOR_ALL, **_PRIVATE)
     return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
 
 
@@ -86,9 +80,10 @@ def _settings(chat: Chat, system_prompt: str) -> list[gr.components.Component]:
 
 
 def _connect(
-    visits: "_Visits",
+    visits: Visits,
     conversation: gr.Chatbot,
     entry: gr.Textbox,
+    examples: Sequence[gr.Button],
     settings: Sequence[gr.components.Component],
 ) -> None:
     """What a reader can do on the page."""
@@ -96,25 +91,23 @@ def _connect(
         "inputs": [conversation, entry, *settings],
         "outputs": [conversation, entry],
         "trigger_mode": "multiple",  # else Gradio drops a second message without a word
-        "show_progress": "hidden",
-        "api_visibility": "private",
+        **_PRIVATE,
     }
-    at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    entry.submit(None, js=TO_THE_END, **_PRIVATE)
     entry.submit(visits.send, **written)
-    conversation.example_select(visits.example, **written)
+    for example in examples:
+        example.click(visits.example, **written | {"inputs": [conversation, example, *settings]})
     conversation.retry(visits.retry, **written)
     conversation.edit(visits.edit, **written)
-    conversation.undo(visits.undo, [conversation], [conversation, entry], **at_once)
-    entry.stop(visits.stop, None, None, **at_once)
+    conversation.undo(visits.undo, [conversation], [conversation, entry], **_AT_ONCE)
+    entry.stop(visits.stop, None, None, **_AT_ONCE)
     # Twice empty: a version of the answer may be on its way to the page.
-    conversation.clear(visits.forget, None, None, **at_once).then(
-        lambda: [], None, conversation, **at_once
+    conversation.clear(visits.forget, None, None, **_AT_ONCE).then(
+        lambda: [], None, conversation, **_AT_ONCE
     )
 
 
-def _offer(
-    visits: "_Visits", entry: gr.Textbox, settings: Sequence[gr.components.Component]
-) -> None:
+def _offer(visits: Visits, entry: gr.Textbox, settings: Sequence[gr.components.Component]) -> None:
     """`/chat` for programs, as `gr.ChatInterface` has it: each client has a conversation."""
     said, history = gr.JSON(visible=False), gr.State([])
     gr.Button(visible=False).click(
@@ -126,150 +119,9 @@ def _offer(
     )
 
 
-def _notice_who_leaves(page: gr.Blocks, visits: "_Visits") -> None:
+def _notice_who_leaves(page: gr.Blocks, visits: Visits) -> None:
     """Free the slot, or the place in line, of who has closed the page."""
     page.unload(visits.forget)  # not through a proxy: see LEAVE
-    visit, private = gr.Textbox(visible=False), {"queue": False, "api_visibility": "private"}
-    page.load(visits.visit, None, visit, show_progress="hidden", **private).then(
-        None, visit, None, js=LEAVE, **private
-    )
+    visit = gr.Textbox(visible=False)
+    page.load(visits.visit, None, visit, **_AT_ONCE).then(None, visit, None, js=LEAVE, **_AT_ONCE)
     gr.api(visits.forget, api_name="leave", api_visibility="undocumented", queue=False)
-
-
-class _Visits:
-    """Who is on the page: each visit has one answer being written at most."""
-
-    def __init__(self, chat: Chat):
-        self._chat = chat
-        self._running: dict[str, Answer] = {}
-
-    async def send(self, request: gr.Request, conversation: Messages, entry: str, *settings):
-        """Answer what was typed; it stays in the box when it cannot be sent."""
-        async for update in self._answer(request, conversation, entry, settings, is_typed=True):
-            yield update
-
-    async def example(self, request: gr.Request, chosen: gr.SelectData, conversation, _, *settings):
-        """Answer an example."""
-        text = chosen.value["text"]
-        async for update in self._answer(request, conversation, text, settings):
-            yield update
-
-    async def retry(self, request: gr.Request, conversation: Messages, _, *settings):
-        """Answer the last message once more."""
-        before, text = _without_last(conversation)
-        async for update in self._answer(request, before, text, settings):
-            yield update
-
-    async def edit(self, request: gr.Request, edited: gr.EditData, conversation, _, *settings):
-        """Answer a message that was changed; what came after it is dropped."""
-        before = conversation[: _index(edited.index)]
-        async for update in self._answer(request, before, edited.value, settings):
-            yield update
-
-    # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
-    # not async from a thread.
-
-    async def undo(self, request: gr.Request, conversation: Messages):
-        """Take the last message and its answer back, into the box."""
-        await self.forget(request)
-        return _without_last(conversation)
-
-    async def visit(self, request: gr.Request) -> str:
-        """The name under which Gradio knows who is on the page."""
-        return request.session_hash
-
-    async def stop(self, request: gr.Request) -> None:
-        """End the answer being written; what is written stays."""
-        if answer := self._running.get(request.session_hash):
-            answer.stop()
-
-    async def forget(self, request: gr.Request) -> None:
-        """End the answer being written, for a conversation that is gone."""
-        if answer := self._running.pop(request.session_hash, None):
-            answer.stop()
-
-    async def chat(
-        self,
-        message: str,
-        history: Messages,
-        system_prompt: str,
-        temperature: float,
-        top_p: float,
-        max_tokens: int,
-    ):
-        """Ask the endpoint; the answer, then the page's notes about it."""
-        settings = (system_prompt, temperature, top_p, max_tokens)
-        try:
-            answer = self._begin(history, message, settings)
-        except InvocationError as error:
-            yield [self._chat.note(str(error))], history
-            return
-        async for said in answer:
-            yield said, [*history, {"role": "user", "content": message}, *said]
-
-    async def _answer(
-        self,
-        request: gr.Request,
-        before: Messages,
-        text: str,
-        settings: Sequence[Any],
-        *,
-        is_typed: bool = False,
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """Updates of conversation and box while a message is answered."""
-        visit = request.session_hash
-        if visit in self._running:
-            gr.Info("The answer is not complete: wait for it, or stop it first.")
-            yield gr.skip(), gr.skip()
-            return
-        try:
-            answer = self._running[visit] = self._begin(before, text, settings)
-        except InvocationError as error:
-            gr.Warning(str(error), title="Not sent")
-            yield gr.skip(), gr.skip()
-            return
-        asked = [*before, {"role": "user", "content": literal(text)}]
-        box = {"value": ""} if is_typed else {}
-        try:
-            yield asked, gr.Textbox(submit_btn=False, stop_btn=True, **box)
-            async for said in answer:
-                if self._running.get(visit) is not answer:  # forgotten
-                    break
-                yield [*asked, *map(_shown, said)], gr.skip()
-            yield gr.skip(), gr.Textbox(submit_btn=True, stop_btn=False)
-        finally:  # also when the reader closed the page
-            answer.stop()
-            if self._running.get(visit) is answer:
-                del self._running[visit]
-
-    def _begin(self, before: Messages, text: str, settings: Sequence[Any]) -> Answer:
-        system_prompt, temperature, top_p, max_tokens = settings
-        return self._chat.answer(
-            text,
-            before,
-            system_prompt=system_prompt,
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-        )
-
-
-def _shown(said: dict[str, Any]) -> dict[str, Any]:
-    """A message as the page shows it: an answer as Markdown without HTML, a note in italics."""
-    text = literal(said["content"])
-    if (said.get("metadata") or {}).get("id") == NOTE:
-        text = f"*{text.translate(_ESCAPES)}*"
-    return {**said, "content": text}
-
-
-_ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
-
-
-def _without_last(conversation: Messages) -> tuple[Messages, str]:
-    """The conversation before its last message of the reader's, and that message."""
-    index = max(i for i, said in enumerate(conversation) if said["role"] == "user")
-    return conversation[:index], text_of(conversation[index]["content"])
-
-
-def _index(index: int | Sequence[int]) -> int:
-    return index if isinstance(index, int) else index[0]

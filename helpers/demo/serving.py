@@ -15,7 +15,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from helpers.demo.chat import SYSTEM_PROMPT, Chat
-from helpers.demo.page import CSS, THEME, build
+from helpers.demo.looks import CSS, THEME
+from helpers.demo.page import build
 from helpers.errors import SettingsError
 
 PORTS = range(7860, 7960)  # Gradio's own
@@ -136,6 +137,8 @@ def launch(
         environ,
         share=share,
         auth=(USER, password) if password else None,
+        # Gradio's own login page has no title, which screen readers read first.
+        auth_message=f"<title>{html.escape(chat.title)}</title>User {USER}",
     )
     demo = Demo(url, path, share_url, password, page, chat, whose)
     _open.add(demo)

@@ -1,0 +1,83 @@
+"""How the page looks, and what Gradio has no option for."""
+
+import gradio as gr
+
+from helpers.demo.conversation import MATH
+
+LATEX = [{"left": left, "right": right, "display": left != "\\("} for left, right in MATH]
+# Fonts that are there: the page fetches none. Colors as dark as WCAG AA wants them: 4.5 to 1.
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME.set(
+    body_text_color_subdued="*neutral_600",
+    block_info_text_color="*neutral_600",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
+CSS = """
+.gradio-container .main.app:not(.fill_width) { max-width: 60rem; padding: var(--size-4); }
+.heading h1 { font-size: clamp(1rem, 4.5vw, 1.4rem); margin: 0; }
+
+/* Where the keyboard is. */
+:focus-visible:not(textarea) { outline: 2px solid var(--color-accent) !important; }
+.block:has(textarea:focus-visible) { border-color: var(--color-accent) !important; }
+
+/* The examples go when there is a conversation. */
+.examples { gap: var(--size-2); }
+.gradio-container:has(.message-row) .examples { display: none; }
+
+/* A closed panel is out of the keyboard's way: the button in the header opens it. */
+.sidebar:not(.open) { visibility: hidden; }
+.scroll-down-button-container { z-index: 1 !important; } /* below an open one */
+
+/* A line of Hebrew or Arabic begins at the right, also among lines of English. */
+.message p, .message li, textarea { unicode-bidi: plaintext; text-align: start; }
+
+/* What is wider than the page scrolls by itself. */
+.message table { display: block; overflow-x: auto; border: 0 !important; padding: 0 !important; }
+.message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
+.message .katex-display { overflow: auto hidden; }
+
+.message .edit-textarea { width: 100% !important; min-width: min(60vw, 30rem); }
+
+/* Text and code that can be read: 4.5 to 1. */
+.message .prose.chatbot.md { opacity: 1; }
+.gradio-container .message .md .token:is(.comment, .prolog, .cdata, .doctype, .punctuation) {
+    color: var(--body-text-color-subdued);
+}
+body:not(.dark) .message .md .token:is(.keyword, .function, .class-name, .atrule, .attr-value) {
+    color: #006a99;
+}
+body:not(.dark) .message .md .token:is(.string, .char, .builtin, .inserted, .selector, .attr-name,
+    .regex, .variable, .important) { color: #4d7300; }
+
+/* Notes below an answer. */
+.message.thought .prose.chatbot.md * {
+    color: var(--body-text-color-subdued); font-size: var(--text-sm);
+}
+"""
+
+
+# --- JavaScript -----------------------------------------------------------------------------------
+
+# Gradio follows an answer only for a reader who is at the end, and has nothing to go there.
+TO_THE_END = "() => document.querySelector('[role=log]').scrollTo(0, 1e9)"
+# What Gradio leaves out and has no option for: the name of the box in which a message is edited,
+# and a way for the keyboard to what may be wider than the page.
+FOR_ALL = """() => new MutationObserver(() => {
+    for (const box of document.querySelectorAll(".edit-textarea")) box.ariaLabel = "Edited message";
+    for (const wide of document.querySelectorAll(".message :is(pre, table, .katex-display)"))
+        wide.tabIndex = 0;
+}).observe(document.body, {childList: true, subtree: true})"""
+
+# Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
+# it is closed: so this does, to free the slot.
+LEAVE = """visit => addEventListener("pagehide", () => fetch("gradio_api/run/leave", {
+    method: "POST",
+    keepalive: true,
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({data: [], session_hash: visit}),
+}))"""

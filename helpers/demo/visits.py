@@ -1,0 +1,152 @@
+"""Who is on the page, and what each of them is told."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from helpers.demo.chat import Answer, Chat
+from helpers.demo.conversation import NOTE, literal, text_of
+from helpers.errors import InvocationError
+
+SEND, STOP = "Send", "Stop"
+
+Messages = list[dict[str, Any]]
+
+
+class Visits:
+    """Who is on the page: each visit has one answer being written at most."""
+
+    def __init__(self, chat: Chat):
+        self._chat = chat
+        self._running: dict[str, Answer] = {}
+
+    async def send(self, request: gr.Request, conversation: Messages, entry: str, *settings):
+        """Answer what was typed; it stays in the box when it cannot be sent."""
+        async for update in self._answer(request, conversation, entry, settings, is_typed=True):
+            yield update
+
+    async def example(self, request: gr.Request, conversation: Messages, text: str, *settings):
+        """Answer an example."""
+        async for update in self._answer(request, conversation, text, settings):
+            yield update
+
+    async def retry(self, request: gr.Request, conversation: Messages, _, *settings):
+        """Answer the last message once more."""
+        before, text = _without_last(conversation)
+        async for update in self._answer(request, before, text, settings):
+            yield update
+
+    async def edit(self, request: gr.Request, edited: gr.EditData, conversation, _, *settings):
+        """Answer a message that was changed; what came after it is dropped."""
+        before = conversation[: _index(edited.index)]
+        async for update in self._answer(request, before, edited.value, settings):
+            yield update
+
+    # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
+    # not async from a thread.
+
+    async def undo(self, request: gr.Request, conversation: Messages):
+        """Take the last message and its answer back, into the box."""
+        await self.forget(request)
+        return _without_last(conversation)
+
+    async def visit(self, request: gr.Request) -> str:
+        """The name under which Gradio knows who is on the page."""
+        return request.session_hash
+
+    async def stop(self, request: gr.Request) -> None:
+        """End the answer being written; what is written stays."""
+        if answer := self._running.get(request.session_hash):
+            answer.stop()
+
+    async def forget(self, request: gr.Request) -> None:
+        """End the answer being written, for a conversation that is gone."""
+        if answer := self._running.pop(request.session_hash, None):
+            answer.stop()
+
+    async def chat(
+        self,
+        message: str,
+        history: Messages,
+        system_prompt: str,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+    ):
+        """Ask the endpoint; the answer, then the page's notes about it."""
+        settings = (system_prompt, temperature, top_p, max_tokens)
+        try:
+            answer = self._begin(history, message, settings)
+        except InvocationError as error:
+            yield [self._chat.note(str(error))], history
+            return
+        async for said in answer:
+            yield said, [*history, {"role": "user", "content": message}, *said]
+
+    async def _answer(
+        self,
+        request: gr.Request,
+        before: Messages,
+        text: str,
+        settings: Sequence[Any],
+        *,
+        is_typed: bool = False,
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        """Updates of conversation and box while a message is answered."""
+        visit = request.session_hash
+        if visit in self._running:
+            gr.Info("The answer is not complete: wait for it, or stop it first.")
+            yield gr.skip(), gr.skip()
+            return
+        try:
+            answer = self._running[visit] = self._begin(before, text, settings)
+        except InvocationError as error:
+            gr.Warning(str(error), title="Not sent")
+            yield gr.skip(), gr.skip()
+            return
+        asked = [*before, {"role": "user", "content": literal(text)}]
+        box = {"value": ""} if is_typed else {}
+        try:
+            yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP, **box)
+            async for said in answer:
+                if self._running.get(visit) is not answer:  # forgotten
+                    break
+                yield [*asked, *map(_shown, said)], gr.skip()
+            yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
+        finally:  # also when the reader closed the page
+            answer.stop()
+            if self._running.get(visit) is answer:
+                del self._running[visit]
+
+    def _begin(self, before: Messages, text: str, settings: Sequence[Any]) -> Answer:
+        system_prompt, temperature, top_p, max_tokens = settings
+        return self._chat.answer(
+            text,
+            before,
+            system_prompt=system_prompt,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+        )
+
+
+def _shown(said: dict[str, Any]) -> dict[str, Any]:
+    """A message as the page shows it: an answer as Markdown without HTML, a note in italics."""
+    text = literal(said["content"])
+    if (said.get("metadata") or {}).get("id") == NOTE:
+        text = f"*{text.translate(_ESCAPES)}*"
+    return {**said, "content": text}
+
+
+_ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
+
+
+def _without_last(conversation: Messages) -> tuple[Messages, str]:
+    """The conversation before its last message of the reader's, and that message."""
+    index = max(i for i, said in enumerate(conversation) if said["role"] == "user")
+    return conversation[:index], text_of(conversation[index]["content"])
+
+
+def _index(index: int | Sequence[int]) -> int:
+    return index if isinstance(index, int) else index[0]
