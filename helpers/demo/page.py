@@ -150,17 +150,19 @@ class _Visits:
         async for update in self._answer(request, before, edited.value, settings):
             yield update
 
-    def undo(self, request: gr.Request, conversation: Messages):
+    # Coroutines: Gradio calls a plain function in a thread, and answers belong to one event loop.
+
+    async def undo(self, request: gr.Request, conversation: Messages):
         """Take the last message and its answer back, into the box."""
-        self.forget(request)
+        await self.forget(request)
         return _without_last(conversation)
 
-    def stop(self, request: gr.Request) -> None:
+    async def stop(self, request: gr.Request) -> None:
         """End the answer being written; what is written stays."""
         if answer := self._running.get(request.session_hash):
             answer.stop()
 
-    def forget(self, request: gr.Request) -> None:
+    async def forget(self, request: gr.Request) -> None:
         """End the answer being written, for a conversation that is gone."""
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()
@@ -213,7 +215,8 @@ class _Visits:
                 if self._running.get(visit) is not answer:  # forgotten
                     break
                 yield [*asked, *map(_shown, said)], gr.skip()
-            yield gr.skip(), gr.Textbox(submit_btn=True, stop_btn=False)
+            if self._running.get(visit) in (answer, None):  # else the box is another's by now
+                yield gr.skip(), gr.Textbox(submit_btn=True, stop_btn=False)
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:

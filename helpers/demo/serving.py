@@ -18,6 +18,12 @@ from helpers.errors import SettingsError
 PORTS = range(7860, 7960)  # Gradio's own
 _TRIES = 5  # to serve at a port that was free a moment before
 USER = "workshop"
+# Gradio runs no more events at once than it may have threads, though an answer takes none of them:
+# who came after its 40 would not even be told their place in line.
+EVENTS_AT_ONCE = 1000
+# Gradio (6.31) keeps 26 KB of each tab and client that ever came, and would of 10,000. Who is
+# forgotten for newer ones loses the conversation of `/chat`; a tab has its own.
+SESSIONS = 500
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; "
@@ -130,6 +136,8 @@ def _serve(
             _, url, share_url = page.launch(
                 server_name="127.0.0.1",
                 server_port=port,
+                max_threads=EVENTS_AT_ONCE,
+                state_session_capacity=SESSIONS,
                 root_path=path,
                 inline=False,
                 prevent_thread_lock=True,
