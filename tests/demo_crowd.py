@@ -3,12 +3,12 @@
     make crowd
     .venv/bin/python tests/demo_crowd.py [--clients 50 --seconds 120]
 
-Three processes beside this one: a rehearsal of the endpoint with two replicas of four slots and `--truth`, at a
-speed at which a token takes 10 ms; the page, served as users serve it; and the clients, a thread
-each, so that most of them wait in line. A client holds a conversation of several turns through
-`/chat`, then closes it and begins another as somebody new. Some leave in the middle: of three
-clients one cancels its last answer while it is written, one while it waits. Half way through, a
-process with more clients is killed.
+Three processes beside this one: a rehearsal with `--truth`, of two replicas with four slots, at a
+speed at which a token takes 10 ms; the page, as users serve it; and the clients, a thread each, so
+that most of them wait in line. A client holds a conversation of several turns through `/chat`, then
+begins another as somebody new. Some leave in the middle: of three clients one cancels its last
+answer while it is written, one as soon as it is told its place in line. Half way through, a process
+with more clients is killed. Before all that, Gradio has seen as many visitors as it remembers.
 
 What a rehearsal replies is a function of all that it is sent. A client therefore knows each reply
 to the last letter: another text means lost tokens, or a conversation that is not its own. The
@@ -19,7 +19,7 @@ server's own record says that nothing was asked twice, for nobody, or after some
 | versions | of an answer as it grew, those that came to the client |
 | waited in line | as the note under the answer says, in real seconds |
 | overtaken by | how much later somebody asked who was served earlier |
-| written for nobody | the last token made for somebody, after they had left |
+| written for nobody | how long after somebody had left the last token was made for them |
 | memory | of the page's process: proportional, and private, which others cannot change |
 | … in the second half | slope of a straight line through it |
 | left behind | objects, threads and files of the page, more than before the crowd came |
@@ -53,13 +53,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import deployed
 import rehearsing
 
-from helpers.demo import serving
 from helpers.rehearsal.container import text
 
 SPEED = 4  # a token takes 10 ms, a prefill 0.3 s
 REPLICAS = 2  # of four slots
 TURNS, TOKENS = 4, 40  # of a conversation, of an answer
 LONG = 400  # tokens of an answer that nobody waits for
+FOR_NOBODY = ("complete", LONG)  # how one ends that went on all the same
 SYSTEM_PROMPT = "You are in a crowd."
 SETTINGS = {"temperature": 0.5, "top_p": 0.9}
 EARLY = 12  # clients, for one conversation each, before anything is measured
@@ -76,7 +76,7 @@ SPARE = {
     "threads": 40,
     "open files": 4 * REPLICAS,
     "Gradio's unfinished events": KILLED,  # a number for each client that was killed
-    "Gradio's sessions": serving.SESSIONS,  # as many as it may
+    "Gradio's sessions": math.inf,  # as many as it may, which it has already
 }
 QUIET_S = 120.0  # within which a page that was left is as before
 QUIET = {
@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _serve()
     if options.talk:
         return _talk(**json.loads(options.talk))
+    from helpers.demo.serving import SESSIONS  # Gradio takes long to import: not in each client
+
     print(f"Rehearsal: {options.clients} clients for {options.seconds:g} s, {os.cpu_count()} CPUs")
     print(f"load average before: {_load()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -101,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Path(folder),
             clients=options.clients,
             seconds=options.seconds,
-            strangers=serving.SESSIONS,
+            strangers=SESSIONS,
         )
     wrong = [*came.wrong(), *came.too_much()]
-    for name, figure in came.figures().items():
+    for name, figure in came.figures().items() if came.answers else ():
         print(f"  {name:22} {figure}")
     print(f"load average after: {_load()}")
     for sentence in wrong[:20]:
@@ -310,10 +312,7 @@ def _ask(client, turns: Sequence[Mapping[str, str]], tokens: int):
 def _leave(job, when: str) -> None:
     """Cancel an answer while it is written, or as soon as there is a place in line."""
     _wait_for(job, _text if when == "while it was written" else bool)
-    is_late = job.done()
     job.cancel()
-    if is_late:
-        _tell(wrong=f"an answer of {LONG} tokens had ended: {job.outputs()[-1:]}")
     _tell(left_s=time.monotonic(), when=when)
 
 
@@ -326,7 +325,10 @@ def _stay(client, name: str) -> None:
 
 
 def _wait_for(job, condition: Callable) -> None:
+    deadline_s = time.monotonic() + ANSWER_S
     while not (job.done() or any(map(condition, job.outputs()[-1:]))):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
         time.sleep(0.02)
 
 
@@ -474,15 +476,18 @@ class Visit:
     def wrong(self) -> list[str]:
         """A sentence for each thing that must not happen on any machine."""
         wrong = [told["wrong"] for told in self.told if "wrong" in told]
-        outcomes = Counter(record["outcome"] for record in self.truth)
-        complete = [each["tokens"] for each in self.truth if each["outcome"] == "complete"]
-        if complete != [TOKENS] * len(self.answers):
+        if not self.answers:
+            wrong.append("nobody got an answer")
+        outcomes = Counter((each["outcome"], each["tokens"]) for each in self.truth)
+        if (written := outcomes["complete", TOKENS]) != len(self.answers):
             wrong.append(
-                f"the server wrote {len(complete)} whole answers of {sum(complete)} tokens, and "
-                f"{len(self.answers)} of {TOKENS} came to somebody"
+                f"the server wrote {written} answers, {len(self.answers)} came to somebody"
             )
-        if outcomes.keys() - {"complete", "left"}:
-            wrong.append(f"the server says of its answers: {dict(outcomes)}")
+        wrong += [
+            f"{number} answers of {tokens} tokens ended as {outcome}"
+            for (outcome, tokens), number in outcomes.items()
+            if outcome != "left" and (outcome, tokens) not in {("complete", TOKENS), FOR_NOBODY}
+        ]
         return wrong + self.piled_up(self.after)
 
     def piled_up(self, held: Mapping[str, int]) -> list[str]:
@@ -511,6 +516,9 @@ class Visit:
         ]
         return [min((end - one for one in left_s), key=abs) for end in ends]
 
+    def _whole_for_nobody(self) -> int:
+        return sum((each["outcome"], each["tokens"]) == FOR_NOBODY for each in self.truth)
+
     def slope_kib_s(self, which: int) -> float:
         """Of memory, in the second half of the time in which conversations began."""
         half = [each for each in self.samples if self.seconds / 2 < each[0] < self.seconds]
@@ -526,6 +534,7 @@ class Visit:
             ("private memory, MiB more", after - before, GROWTH_MIB),
             ("private memory, KiB/s more", self.slope_kib_s(2), SLOPE_KIB_S),
             ("overtaken by, s", self.overtaken_s(), OVERTAKEN_S),
+            ("written for nobody to the end", self._whole_for_nobody(), 0),
             ("written for nobody, s", max(self.for_nobody_s(), default=0), FOR_NOBODY_S),
         )
         return [
@@ -538,10 +547,8 @@ class Visit:
         """What to print."""
         waited = sorted(told["waited_s"] for told in self.answers)
         late = self.for_nobody_s()
-        tokens, versions = (
-            TOKENS * len(self.answers),
-            sum(each["versions"] for each in self.answers),
-        )
+        tokens = TOKENS * len(self.answers)
+        versions = sum(each["versions"] for each in self.answers)
         return {
             "answers, tokens": f"{len(self.answers)}, {tokens}",
             "versions": f"{versions} ({versions / tokens:.0%} of the tokens one by one)",
@@ -550,7 +557,8 @@ class Visit:
             ),
             "overtaken by": f"{self.overtaken_s():.2f} s",
             "left": f"{len(self.leavers)} cancelled, {len(late)} of the requests had begun",
-            "written for nobody": f"{1000 * max(late, default=0):.0f} ms at most",
+            "written for nobody": f"{1000 * max(late, default=0):.0f} ms at most, "
+            f"{self._whole_for_nobody()} to the end",
             "memory, proportional": self._memory(1),
             "memory, private": self._memory(2),
             "left behind": ", ".join(

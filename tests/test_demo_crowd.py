@@ -89,12 +89,24 @@ def test_what_the_server_wrote_and_nobody_got_is_found():
     came = Visit(told=[{"asked_s": 1.0, "waited_s": 0.0, "versions": 3}], truth=[record])
     assert came.wrong() == []
     came.truth.append(record)
-    assert "2 whole answers of 80 tokens, and 1 of 40" in came.wrong()[0]
+    assert came.wrong() == ["the server wrote 2 answers, 1 came to somebody"]
+
+
+def test_a_crowd_that_got_nothing_is_found():
+    assert Visit().wrong() == ["nobody got an answer"]
+
+
+def test_an_answer_that_the_server_did_not_end_well_is_found():
+    came = Visit(
+        told=[{"asked_s": 1.0, "waited_s": 0.0, "versions": 3}],
+        truth=[{"outcome": how, "tokens": TOKENS} for how in ("complete", "failed", "left")],
+    )
+    assert came.wrong() == ["1 answers of 40 tokens ended as failed"]
 
 
 def test_what_piles_up_is_found():
-    came = Visit(before={"served": 0, "answers": 0}, after={"served": 1, "answers": 1})
-    (wrong,) = came.wrong()  # Gradio keeps the last answer
+    came = Visit(before={"served": 0, "answers": 0})
+    (wrong,) = came.piled_up({"served": 1, "answers": 1})  # Gradio keeps the last answer
     assert wrong == "served: 1 are left, 0 were there before"
 
 
