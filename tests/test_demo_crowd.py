@@ -121,7 +121,7 @@ def test_who_was_served_first_though_later_is_found():
 
 
 def test_a_crowd_loses_nothing_and_mixes_nothing_up(tmp_path):
-    came = demo_crowd.visit(tmp_path, clients=12, seconds=1, early=0, speed=12)
+    came = demo_crowd.visit(tmp_path, clients=12, seconds=1, speed=12)
     assert came.wrong() == []
     assert len(came.answers) >= 12 * (demo_crowd.TURNS - 1)
     assert len(came.leavers) >= 8
