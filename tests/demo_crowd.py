@@ -63,8 +63,9 @@ LONG = 400  # tokens of an answer that nobody waits for
 FOR_NOBODY = ("complete", LONG)  # how one ends that went on all the same
 SYSTEM_PROMPT = "You are in a crowd."
 SETTINGS = {"temperature": 0.5, "top_p": 0.9}
-# Limits of what depends on the machine; for one that is not loaded.
-SLOPE_KIB_S, GROWTH_MIB, OVERTAKEN_S, FOR_NOBODY_S = 20.0, 6.0, 4.0, 0.5
+# Limits of what depends on the machine; for one that is not loaded. That of growth was set after
+# what was seen under load, 8 to 11 MiB after 600 answers; what it consists of is not known.
+SLOPE_KIB_S, GROWTH_MIB, OVERTAKEN_S, FOR_NOBODY_S = 20.0, 12.0, 4.0, 0.5
 KILLED = 6  # clients in the process that is killed
 SAMPLE_S = 0.5
 ANSWER_S = 300.0  # nobody waits so long, however slow the machine
