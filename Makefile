@@ -22,7 +22,7 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test bench accuracy images lab record lock clean
+.PHONY: help setup workshop test bench accuracy crowd images lab record lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ accuracy: setup $(CLIENTS)/.installed ## Hold our figures, and LLMeter's, agains
 
 images: $(VENV)/.installed-tests $(CLIENTS)/.browser ## Take the pictures of the chat page in notebooks/images
 	@$(PY) tests/screenshots.py
+
+crowd: setup ## Let 50 clients talk with the chat page for two minutes: nothing lost, memory level
+	@$(PY) tests/demo_crowd.py $(CROWD_OPTIONS)
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)

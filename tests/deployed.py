@@ -16,15 +16,15 @@ ENV = {**recipes.get("llama-3-70b").env, "HF_TOKEN": "hf_of_nobody"}
 
 
 @contextmanager
-def rehearsal(state_dir, *, speed=rehearsing.SPEED):
+def rehearsal(state_dir, *, speed=rehearsing.SPEED, instances=1):
     """A session with the endpoint `NAME` behind it."""
     with rehearsing.server(state_dir, speed=speed):
         here = session.open_session()
-        _deploy(here)
+        _deploy(here, instances)
         yield here
 
 
-def _deploy(here):
+def _deploy(here, instances):
     """With plain boto3: the SDK takes ten seconds to import."""
     sagemaker = here.client("sagemaker")
     sagemaker.create_model(
@@ -36,7 +36,7 @@ def _deploy(here):
         "VariantName": "AllTraffic",
         "ModelName": NAME,
         "InstanceType": "ml.inf2.48xlarge",
-        "InitialInstanceCount": 1,
+        "InitialInstanceCount": instances,
         "ContainerStartupHealthCheckTimeoutInSeconds": 3600,
     }
     sagemaker.create_endpoint_config(EndpointConfigName=NAME, ProductionVariants=[variant])

@@ -176,6 +176,8 @@ class Answer:
 
     async def _written(self) -> AsyncIterator[Said]:
         self._place = self._chat._line.enter()
+        if self._stopped:  # before it began
+            self._place.leave()
         async for place in self._place.moving_up():
             yield [self._chat.note(_in_line(place))]
         while not self._stopped and not self._chat._is_closed:

@@ -24,6 +24,12 @@ _CHOOSE = "leave it out, or choose one from 1024 to 65535"
 _TRIES = 5  # to serve at a port that was free a moment before
 _CLOSE_S = 5  # for what is being said to end, which takes 0.2 s on a quiet machine
 USER = "workshop"
+# Gradio runs no more events at once than it may have threads, though an answer takes none of them:
+# who came after its 40 would not even be told their place in line.
+EVENTS_AT_ONCE = 1000
+# Gradio (6.31) keeps 26 KB of each tab and client that ever came, and would of 10,000. Who is
+# forgotten for newer ones loses the conversation of `/chat`; a tab has its own.
+SESSIONS = 500
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
 # Nor does another site show it as a part of its own.
 POLICY = (
@@ -201,6 +207,8 @@ def _serve(
             _, url, share_url = page.launch(
                 server_name="127.0.0.1",
                 server_port=port,
+                max_threads=EVENTS_AT_ONCE,
+                state_session_capacity=SESSIONS,
                 root_path=path or "",
                 inline=False,
                 prevent_thread_lock=True,

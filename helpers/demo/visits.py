@@ -113,7 +113,8 @@ class Visits:
                 if self._running.get(visit) is not answer:  # forgotten
                     break
                 yield [*asked, *map(_shown, said)], gr.skip()
-            yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
+            if self._running.get(visit) in (answer, None):  # else the box is another's by now
+                yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:
