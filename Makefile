@@ -22,7 +22,7 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test bench accuracy lab record lock clean
+.PHONY: help setup workshop test bench accuracy latency lab record lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ bench: setup ## Measure how late 256 streams of the rehearsal are, and what a to
 
 accuracy: setup $(CLIENTS)/.installed ## Hold our figures, and LLMeter's, against the rehearsal's true times
 	@$(PY) tests/accuracy.py $(ACCURACY_OPTIONS)
+
+latency: $(VENV)/.installed-tests $(CLIENTS)/.browser ## Measure how long a token takes from the server to the demo's screen
+	@$(PY) tests/demo_latency.py $(LATENCY_OPTIONS)
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
