@@ -36,6 +36,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -208,12 +209,15 @@ class Column:
         chats: How many were answered at once.
         late_ms: What each stage took, a row a token and a column a stage.
         updates: How many updates brought these tokens.
+        idle: Share of the machine's processors that nobody used; without any, others were in the
+            way. Unknown where there is no `/proc/stat`.
     """
 
     title: str
     chats: int
     late_ms: np.ndarray
     updates: int
+    idle: float = math.nan
 
     @property
     def p95_ms(self) -> float:
@@ -228,6 +232,7 @@ class Column:
             "tokens, updates": f"{len(whole)}, {self.updates}",
             "**on screen**": _spread(whole),
             **{f"… {name}": _spread(late) for name, late in shares.items()},
+            "processors idle": f"{self.idle:.0%}",
         }
 
 
@@ -269,20 +274,18 @@ def _measure(chats: Sequence[int], answers: int) -> list[Column]:
         notes = Notes.read(folder)
     columns = []
     for many, turns in runs.items():
-        found = [[_joined(seen, notes, sent) for seen in turn] for turn in turns]
-        columns.append(_column(_titled(many), many, found[0]))
-        if len(found) > 1:
-            columns.append(_column(f"… answer {len(found)}", many, found[-1]))
+        for number in sorted({0, len(turns) - 1}):  # the first and the last
+            pages, idle = turns[number]
+            found = [_joined(seen, notes, sent) for seen in pages]
+            late_ms = [1000 * np.diff(rows, axis=1) for rows, _ in found]
+            updates = sum(count for _, count in found)
+            title = f"… answer {number + 1}" if number else _titled(many)
+            columns.append(Column(title, many, np.concatenate(late_ms), updates, idle))
     return columns
 
 
 def _titled(many: int) -> str:
     return "1 chat" if many == 1 else f"{many} chats at once"
-
-
-def _column(title: str, chats: int, found: Sequence[tuple[np.ndarray, int]]) -> Column:
-    late_ms = [1000 * np.diff(rows, axis=1) for rows, _ in found]
-    return Column(title, chats, np.concatenate(late_ms), sum(updates for _, updates in found))
 
 
 def _say(sentence: str) -> None:
@@ -349,8 +352,8 @@ SCRIPT = """
 """.replace("UNSEEN", UNSEEN)
 
 
-def _asked(browser, url: str, chats: int, turns: int) -> Iterator[list[Seen]]:
-    """What so many pages have seen of each turn."""
+def _asked(browser, url: str, chats: int, turns: int) -> Iterator[tuple[list[Seen], float]]:
+    """What so many pages have seen of each turn, and the share of the machine nobody used."""
     with contextlib.ExitStack() as stack:
         pages = [stack.enter_context(browser.new_context()).new_page() for _ in range(chats)]
         for each in pages:
@@ -358,7 +361,7 @@ def _asked(browser, url: str, chats: int, turns: int) -> Iterator[list[Seen]]:
             each.goto(url)
             each.get_by_placeholder("Enter sends").wait_for(timeout=1000 * START_S)
         for turn in range(turns):
-            clocks = [_ask_time(each) for each in pages]
+            clocks, before = [_ask_time(each) for each in pages], _ticks()
             for number, each in enumerate(pages):
                 each.evaluate("latency.begin()")
                 box = each.get_by_placeholder("Enter sends")
@@ -367,10 +370,18 @@ def _asked(browser, url: str, chats: int, turns: int) -> Iterator[list[Seen]]:
             for each in pages:
                 each.set_default_timeout(1000 * ANSWER_S)
                 each.evaluate("latency.ended")
-            yield [
-                _seen(each, clock + _ask_time(each))
-                for each, clock in zip(pages, clocks, strict=True)
-            ]
+            idle, ticks = _ticks() - before
+            clocks = [clock + _ask_time(each) for clock, each in zip(clocks, pages, strict=True)]
+            yield list(map(_seen, pages, clocks)), idle / ticks
+
+
+def _ticks() -> np.ndarray:
+    """Of all processors so far: those in which nobody worked, and all."""
+    try:
+        ticks = np.array(Path("/proc/stat").read_text().split()[1:9], float)
+    except OSError:
+        return np.array([math.nan, math.nan])
+    return np.array([ticks[3] + ticks[4], ticks.sum()])
 
 
 def _ask_time(page) -> list[tuple[float, float, float]]:
