@@ -29,7 +29,8 @@ many characters as the first n tokens have. Space and what Markdown may hide (`*
 backquotes) do not count on either side; a token of nothing else, as a line break at the end, is on
 screen when the page has dealt with its update.
 
-What tokens cost each other is in it: one that waits for the update before is late by that.
+What tokens cost each other is in it: one that waits for the update before is late by that. And what
+others cost, who use the machine: the last row says how much of it was left.
 """
 
 import argparse
