@@ -22,7 +22,7 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test bench accuracy crowd images lab record lock clean
+.PHONY: help setup workshop test bench accuracy crowd latency images lab record lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ images: $(VENV)/.installed-tests $(CLIENTS)/.browser ## Take the pictures of the
 
 crowd: setup ## Let 50 clients talk with the chat page for two minutes: nothing lost, memory level
 	@$(PY) tests/demo_crowd.py $(CROWD_OPTIONS)
+
+latency: $(VENV)/.installed-tests $(CLIENTS)/.browser ## Measure how long a token takes from the server to the demo's screen
+	@$(PY) tests/demo_latency.py $(LATENCY_OPTIONS)
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)

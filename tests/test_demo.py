@@ -45,7 +45,7 @@ from scripted import ScriptedEndpoint, exception
 
 from helpers import demo, endpoint
 from helpers.demo import __main__ as command
-from helpers.demo import serving
+from helpers.demo import reading, serving
 from helpers.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +90,16 @@ def test_a_reply_grows_and_ends_with_its_timing(scripted, visitor):
         r"First token after \d+\.\d\d s · \d+\.\d tokens/s after it · 3 tokens · \$\d+\.\d{4}",
         content(timing),
     )
+
+
+def test_what_comes_faster_than_a_page_can_show_it_is_shown_together(scripted, visitor):
+    words = [f"{n} " for n in range(200)]
+    scripted.will_stream(*said(*words), END, pause_s=0.001)
+    began = time.monotonic()
+    versions = [version[0]["content"] for version in visitor.submit("Hello", api_name="/chat")]
+    took_s = time.monotonic() - began
+    assert versions[-1] == "".join(words)
+    assert len(set(versions)) <= took_s / reading.PACE_S + 2
 
 
 def test_timing_is_in_aws_time(scripted):
