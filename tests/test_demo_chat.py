@@ -184,7 +184,7 @@ def test_another_thread_can_end_them_all(scripted):
 
     # Debugging, asyncio refuses what another thread must not do.
     ended = in_a_loop(visit(), debug=True)
-    assert [notes(versions[-1])[0] for versions in ended] == ["Stopped."] * 3
+    assert [notes(versions[-1])[0] for versions in ended] == ["This page has been closed."] * 3
     assert scripted.gone.wait(30)
     chat.close()
 
@@ -227,7 +227,7 @@ def test_an_error_in_the_middle_keeps_what_was_written(scripted, chat):
     last = written(chat)[-1]
     assert reply(last) == "so far"
     broken, figures = notes(last)
-    assert broken.startswith("Broken off. ")
+    assert broken.startswith("The reply broke off after 6 characters")
     assert " · 2 tokens · " in figures
 
 

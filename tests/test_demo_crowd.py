@@ -23,7 +23,7 @@ from demoing import (
 from scripted import ScriptedEndpoint
 
 from helpers import demo
-from helpers.demo import page as pages
+from helpers.demo.visits import Visits
 
 pytestmark = pytest.mark.filterwarnings(COUNTING)
 
@@ -193,7 +193,7 @@ def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted):
     chat = chat_of(session_with(scripted), some_endpoint())
     for word in ("first", "second"):
         scripted.will_stream(*said(word), END)
-    visits, request = pages._Visits(chat), SimpleNamespace(session_hash="mine")
+    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
     settings = ("", 0.5, 0.9, 9)
 
     async def main():

@@ -40,7 +40,7 @@ class Reader:
     def __init__(self, context, url):
         self.tab = context.new_page()
         self.tab.goto(url)
-        self.box = self.tab.get_by_role("textbox", name="Message", exact=True)
+        self.box = self.tab.get_by_role("textbox", name=re.compile("^Message"))
         self.box.wait_for()
         self.log = self.tab.get_by_role("log")
         self.asked = self.log.get_by_test_id("user")
@@ -615,7 +615,7 @@ def test_a_message_without_room_stays_in_the_box(scripted, reader):
 
 @pytest.fixture
 def settings(reader):
-    reader.button("Toggle Sidebar").click()
+    reader.button("Settings").click()
     reader.number = lambda name: reader.tab.get_by_label(f"number input for {name}")
     reader.slider = lambda name: reader.tab.get_by_label(f"range slider for {name}")
     return reader

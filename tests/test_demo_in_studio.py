@@ -234,7 +234,7 @@ def test_a_whole_conversation(scripted, context, address):
     visitor.sees("Stopped.")
     assert scripted.gone.wait(10)
 
-    visitor.page.get_by_role("button", name="Toggle Sidebar").click()
+    visitor.page.get_by_role("button", name="Settings", exact=True).click()
     visitor.page.get_by_label("System prompt").fill("Be brief.")
     scripted.will_stream(*said("second"), END)
     visitor.ask("And now?")
