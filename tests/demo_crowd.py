@@ -68,6 +68,7 @@ SETTINGS = {"temperature": 0.5, "top_p": 0.9}
 SLOPE_KIB_S, GROWTH_MIB, OVERTAKEN_S, FOR_NOBODY_S = 20.0, 12.0, 4.0, 0.5
 KILLED = 6  # clients in the process that is killed
 SAMPLE_S = 0.5
+EARLY_S = 60.0  # before anything is counted: Gradio's sessions are all taken, the heap has its size
 ANSWER_S = 300.0  # nobody waits so long, however slow the machine
 # What may be left. Gradio keeps the last event, and with it the answer, until the next one begins;
 # threads that it makes up to as many as it may; botocore, a connection for each slot.
@@ -613,7 +614,7 @@ def visit(
         talk = partial(Clients, environment, url=page.url)
         names = [f"client {number}" for number in range(1, clients + 1)]
         if early:
-            with talk(names=[f"early {name}" for name in names[:early]], seconds=0) as before:
+            with talk(names=[f"early {name}" for name in names[:early]], seconds=EARLY_S) as before:
                 _wait_until(lambda: not before.are_here())
             came.told += before.told
         with ThreadPoolExecutor(4) as pool:

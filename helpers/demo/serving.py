@@ -29,7 +29,7 @@ USER = "workshop"
 EVENTS_AT_ONCE = 1000
 # Gradio (6.31) keeps 26 KB of each tab and client that ever came, and would of 10,000. Who is
 # forgotten for newer ones loses the conversation of `/chat`; a tab has its own.
-SESSIONS = 500
+SESSIONS = 100
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
 # Nor does another site show it as a part of its own.
 POLICY = (
