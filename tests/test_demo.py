@@ -374,6 +374,17 @@ def test_nobody_leaves_files_here(page):
         assert answer.code == 413
 
 
+def test_nobody_begins_an_answer_that_goes_round_the_queue(scripted, page):
+    settings = ["", 1, 0.5, 10]
+    for path, data in (
+        ("run/chat", ["Hello", None, *settings]),
+        ("run/send", [[], "Hello", *settings]),
+    ):
+        assert status(page, f"gradio_api/{path}", {"data": data, "event_id": "mine"}) == 404
+    assert status(page, "gradio_api/run/leave", {"data": []}) == 200
+    assert scripted.bodies == []
+
+
 def test_the_environment_switches_nothing_on(scripted, monkeypatch):
     with monkeypatch.context() as patched:
         for name in ("NO_PROXY", "no_proxy"):
@@ -424,6 +435,21 @@ def test_a_port_that_somebody_takes_in_the_last_moment_is_left_to_them(scripted,
         assert page.url.startswith("http://127.0.0.1:")
         assert f":{other.getsockname()[1]}" not in page.url
         other.close()
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, RuntimeError])
+def test_a_launch_that_does_not_get_through_frees_the_port(scripted, monkeypatch, ending):
+    ports = []
+
+    def ends(url, **_):  # what Gradio asks when it serves
+        ports.append(urllib.parse.urlsplit(url).port)
+        assert not is_free(ports[0])
+        raise ending
+
+    monkeypatch.setattr("gradio.blocks.httpx.get", ends)
+    with pytest.raises(ending):
+        launched(session_with(scripted), some_endpoint())
+    assert is_free(ports[0])
 
 
 def test_a_rehearsal_is_never_shared(scripted):

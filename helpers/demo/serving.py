@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -247,7 +247,7 @@ def _serve(
         # A site of others that calls itself by this machine's address reads nothing here. Studio
         # and gradio.live have names of their own, and ask who comes.
         hosts = ["*"] if path or options["share"] else ["127.0.0.1", "localhost"]
-        with suppress(OSError):  # somebody else has just taken it
+        try:
             _, url, share_url = page.launch(
                 server_name="127.0.0.1",
                 server_port=port,
@@ -271,6 +271,11 @@ def _serve(
                 **options,
             )
             return path, url, share_url
+        except OSError:  # somebody else has just taken it
+            continue
+        except BaseException:  # an interrupt, too: by then the port may be served
+            page.close(verbose=False)
+            raise
     raise SettingsError(f"Port {port} was taken by somebody else each time: try again.")
 
 
