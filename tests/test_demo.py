@@ -345,6 +345,80 @@ def test_a_form_of_another_site_asks_nothing(scripted, page):
     assert scripted.bodies == []
 
 
+def test_nothing_but_a_link_comes_from_another_site(page):
+    def answer(method, path, mode, site="cross-site"):
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+        sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Origin": "http://other.example"}
+        with closing(connection):
+            connection.request(method, path, b"{}", sent)
+            return connection.getresponse().status
+
+    assert answer("GET", "/", "navigate") == 200
+    assert answer("GET", "/config", "cors", site="same-origin") == 200
+    assert answer("GET", "/config", "cors") == 403
+    assert answer("GET", "/logout", "no-cors") == 403
+    assert answer("POST", "/gradio_api/upload", "no-cors") == 403
+    assert answer("POST", "/gradio_api/upload", "navigate") == 403
+
+
+def test_nobody_leaves_files_here(page):
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\nx\r\n'
+    request = urllib.request.Request(
+        f"{page.url}gradio_api/upload",
+        part + b"--b--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    with refused.value as answer:
+        assert answer.code == 413
+
+
+def test_nobody_begins_an_answer_that_goes_round_the_queue(scripted, page):
+    settings = ["", 1, 0.5, 10]
+    for path, data in (
+        ("run/chat", ["Hello", None, *settings]),
+        ("run/send", [[], "Hello", *settings]),
+    ):
+        assert status(page, f"gradio_api/{path}", {"data": data, "event_id": "mine"}) == 404
+    assert status(page, "gradio_api/run/leave", {"data": []}) == 200
+    assert scripted.bodies == []
+
+
+def test_the_environment_switches_nothing_on(scripted, monkeypatch):
+    with monkeypatch.context() as patched:
+        for name in ("NO_PROXY", "no_proxy"):
+            patched.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            patched.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+        patched.setenv("GRADIO_ALLOWED_PATHS", "/")
+        patched.setenv("GRADIO_DEBUG", "1")
+        patched.setenv("GRADIO_VIBE_MODE", "1")
+        before = dict(os.environ)
+        page = launched(session_with(scripted), some_endpoint())
+        assert dict(os.environ) == before
+    with page:
+        assert status(page, "gradio_api/file=/etc/passwd") == 403
+        assert status(page, "gradio_api/vibe-code") == 403
+
+
+def test_launched_from_two_threads_there_is_one_page(scripted):
+    here, pages = session_with(scripted), []
+    threads = [
+        threading.Thread(target=lambda: pages.append(launched(here, some_endpoint())))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    first, second = pages
+    assert first.url == second.url
+    for page in pages:
+        page.close()
+    assert is_free(second.port)
+
+
 # Gradio 6.31 leaves the socket open with which it has tried the port.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_port_that_somebody_takes_in_the_last_moment_is_left_to_them(scripted, monkeypatch):
@@ -361,6 +435,21 @@ def test_a_port_that_somebody_takes_in_the_last_moment_is_left_to_them(scripted,
         assert page.url.startswith("http://127.0.0.1:")
         assert f":{other.getsockname()[1]}" not in page.url
         other.close()
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, RuntimeError])
+def test_a_launch_that_does_not_get_through_frees_the_port(scripted, monkeypatch, ending):
+    ports = []
+
+    def ends(url, **_):  # what Gradio asks when it serves
+        ports.append(urllib.parse.urlsplit(url).port)
+        assert not is_free(ports[0])
+        raise ending
+
+    monkeypatch.setattr("gradio.blocks.httpx.get", ends)
+    with pytest.raises(ending):
+        launched(session_with(scripted), some_endpoint())
+    assert is_free(ports[0])
 
 
 def test_a_rehearsal_is_never_shared(scripted):

@@ -575,6 +575,17 @@ def test_html_is_shown_and_nothing_is_fetched_from_elsewhere(visit, scripted):
     assert [url for url in page.requested if not is_here(url)] == blocked(page)
 
 
+def test_a_picture_in_an_answer_logs_nobody_out(visit, scripted):
+    page, answers = visit(), []
+    page.on("response", lambda response: answers.append(response.url))
+    answered(page, scripted, "![here](/logout) ![on](logout)")
+    picture = log(page).get_by_alt_text("here")
+    expect(picture).to_have_js_property("complete", True)
+    is_ready(page)
+    assert [url for url in page.requested if url.endswith("/logout")]
+    assert not [url for url in answers if url.endswith("/logout")]
+
+
 def blocked(page):
     """Requests that the browser's own rules ended before they left: those of Markdown pictures."""
     return [url for url in page.requested if url == "https://example.com/b.png"]

@@ -59,7 +59,8 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         _offer(visits, entry, settings)
         _notice_who_leaves(page, visits)
         page.load(None, js=FOR_ALL, **_PRIVATE)
-    return page.queue(default_concurrency_limit=None)  # who waits is up to the chat's own line
+    # Who waits is up to the chat's own line, and nobody begins an answer without reading it.
+    return page.queue(default_concurrency_limit=None, api_open=False)
 
 
 def _settings(chat: Chat, system_prompt: str) -> list[gr.components.Component]:

@@ -4,15 +4,18 @@ import html
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.tunneling import CURRENT_TUNNELS
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 
 from helpers.demo.chat import SYSTEM_PROMPT, Chat
 from helpers.demo.looks import CSS, THEME
@@ -31,20 +34,24 @@ EVENTS_AT_ONCE = 1000
 # forgotten for newer ones loses the conversation of `/chat`; a tab has its own.
 SESSIONS = 100
 # The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
+# Nor pictures from here: one of `/logout` would log out whoever sees it, in Studio of JupyterLab.
 # Nor does another site show it as a part of its own.
 POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; "
-    "base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; img-src data: blob:; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
 )
-# What the environment could switch on: `GRADIO_ROOT_PATH`, `GRADIO_ALLOWED_PATHS` and their like.
+# What the environment could switch on, as far as `launch` lets itself be told.
 _SWITCHED_OFF = {
-    "allowed_paths": [],
     "enable_monitoring": False,
+    "max_file_size": 0,  # of an upload: the page has none, and they would stay
     "mcp_server": False,
     "num_workers": 0,
     "run_history": False,
     "ssr_mode": False,
 }
+# The rest: all files served, a launch that does not come back, an editor of the page's code.
+_HIDDEN = ("GRADIO_ALLOWED_PATHS", "GRADIO_DEBUG", "GRADIO_VIBE_MODE", "GRADIO_WATCH_DIRS")
+_launching = threading.Lock()  # Gradio builds one page at a time
 
 
 @dataclass(eq=False)
@@ -133,21 +140,22 @@ def launch(
     if port is not None and not 0 < port < 2**16:
         raise SettingsError(f"There is no port {port}: {_CHOOSE}.")
     chat = Chat(session, endpoint, environ=environ)
-    page = build(chat, system_prompt=system_prompt)
     password = secrets.token_urlsafe(12) if share else None
     whose = (session.account, session.region, endpoint.name)
-    path, url, share_url = _serve(
-        page,
-        port,
-        _close_earlier(whose, port),
-        environ,
-        share=share,
-        auth=(USER, password) if password else None,
-        # Gradio's own login page has no title, which screen readers read first.
-        auth_message=f"<title>{html.escape(chat.title)}</title>User {USER}",
-    )
-    demo = Demo(url, path, share_url, password, page, chat, whose)
-    _open.add(demo)
+    with _launching, _fit_for_gradio(os.environ):
+        page = build(chat, system_prompt=system_prompt)
+        path, url, share_url = _serve(
+            page,
+            port,
+            _close_earlier(whose, port),
+            environ,
+            share=share,
+            auth=(USER, password) if password else None,
+            # Gradio's own login page has no title, which screen readers read first.
+            auth_message=f"<title>{html.escape(chat.title)}</title>User {USER}",
+        )
+        demo = Demo(url, path, share_url, password, page, chat, whose)
+        _open.add(demo)
     if share and not share_url:
         demo.close()
         raise SettingsError("No public address was given: leave out share=True, or try later.")
@@ -166,11 +174,36 @@ def _close_earlier(endpoint: tuple[str, ...], port: int | None) -> list[int]:
     return [demo.port for demo in earlier]
 
 
+@contextmanager
+def _fit_for_gradio(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """An environment that switches nothing on, and in which Gradio asks no proxy for its page."""
+    direct = ",".join(
+        filter(None, [environ.get("no_proxy") or environ.get("NO_PROXY"), "127.0.0.1,localhost"])
+    )
+    changed = dict.fromkeys(_HIDDEN) | dict.fromkeys(("no_proxy", "NO_PROXY"), direct)
+    before = {name: environ.get(name) for name in changed}
+    try:
+        _set(environ, changed)
+        yield
+    finally:
+        _set(environ, before)
+
+
+def _set(environ: MutableMapping[str, str], values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = value
+
+
 class _Door:
     """What every request passes; ASGI, so that streams pass as they are.
 
-    Sends `POLICY` with every answer. Takes Studio's path off, which the page has in all its links:
-    Studio's proxy has done so already, but some come without it (notebook 05, a public address).
+    Refuses what another site asks for in its reader's name: at a public address and in Studio,
+    Gradio lets every site read, and its cookie goes along. Sends `POLICY` with every answer. Takes
+    Studio's path off, which the page has in all its links: Studio's proxy has done so already, but
+    some come without it (notebook 05, a public address).
     """
 
     def __init__(self, app, path: str):
@@ -184,9 +217,20 @@ class _Door:
                 message = {**message, "headers": [*message["headers"], header]}
             await send(message)
 
+        if scope["type"] == "http" and _is_of_another_site(scope):
+            refusal = PlainTextResponse("This page answers no other site.", 403)
+            await refusal(scope, receive, with_policy)
+            return
         if self._path and scope["type"] == "http":
             scope = {**scope, "path": scope["path"].removeprefix(self._path) or "/"}
         await self._app(scope, receive, with_policy)
+
+
+def _is_of_another_site(scope) -> bool:
+    """Whether a page of another site sends this; a link from there is its reader's doing."""
+    headers = Headers(scope=scope)
+    is_link = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    return headers.get("sec-fetch-site") == "cross-site" and not is_link
 
 
 def _serve(
@@ -203,7 +247,7 @@ def _serve(
         # A site of others that calls itself by this machine's address reads nothing here. Studio
         # and gradio.live have names of their own, and ask who comes.
         hosts = ["*"] if path or options["share"] else ["127.0.0.1", "localhost"]
-        with suppress(OSError):  # somebody else has just taken it
+        try:
             _, url, share_url = page.launch(
                 server_name="127.0.0.1",
                 server_port=port,
@@ -227,6 +271,11 @@ def _serve(
                 **options,
             )
             return path, url, share_url
+        except OSError:  # somebody else has just taken it
+            continue
+        except BaseException:  # an interrupt, too: by then the port may be served
+            page.close(verbose=False)
+            raise
     raise SettingsError(f"Port {port} was taken by somebody else each time: try again.")
 
 
