@@ -574,7 +574,7 @@ def test_a_visitor_chats_with_the_rehearsal(rehearsal_page):
 def test_a_message_without_room_is_refused_before_it_is_sent(rehearsal_page):
     (note,) = ask(visit(rehearsal_page), "word " * 6000)
     assert "too long" in content(note)
-    assert "the endpoint reads 3,584" in content(note)
+    assert "there is room for 3,584" in content(note)
 
 
 # What could open the page to others, were Gradio left to look for it.
@@ -620,7 +620,10 @@ def test_from_the_command_line_it_serves_until_a_signal(rehearsal, ending):
         assert "Rehearsal" in html
         assert "other.example" not in html
         assert [*listening(process)] == [f"0100007F:{port:04X}"]  # 127.0.0.1
-        assert process.stdout.readline() == "[rehearsal] Ctrl-C ends it.\n"
+        assert (
+            process.stdout.readline()
+            == "[rehearsal] Ctrl-C ends the page; the endpoint bills until it is deleted.\n"
+        )
         job = Client(url, verbose=False).submit("What is Inferentia2?", api_name="/chat")
         wait_until(job.outputs)
         process.send_signal(ending)
@@ -630,7 +633,7 @@ def test_from_the_command_line_it_serves_until_a_signal(rehearsal, ending):
     if ending == signal.SIGKILL:
         assert (process.returncode, rest) == (-ending, "")
     else:
-        assert (process.returncode, rest) == (0, "[rehearsal] Ended.\n")
+        assert (process.returncode, rest) == (0, "[rehearsal] Ended. The endpoint is still up.\n")
 
 
 def test_from_the_command_line_a_missing_endpoint_is_one_sentence(rehearsal, capsys):

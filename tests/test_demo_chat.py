@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import socket
 import threading
@@ -197,19 +198,41 @@ def test_cut_answers_say_so_and_figures_come_last(scripted, chat):
     history = [user("x " * 9000), assistant("y"), *LONG_AGO]
     last = written(chat, history=history, max_tokens=2)[-1]
     cut, left_out, figures = notes(last)
-    assert cut == "Cut at 2 tokens: the settings have more."
-    assert left_out == "The 2 oldest turns were left out: the endpoint has no room for all of it."
+    assert cut == "Cut at 2 tokens: raise Max tokens in Settings, or ask it to go on."
+    assert left_out == (
+        "The 2 oldest messages were left out: beside an answer of up to 2 tokens, the endpoint has "
+        "no room for more."
+    )
     assert re.fullmatch(
         r"First token after \d+\.\d\d s · \d+\.\d tokens/s after it · 2 tokens · \$\d+\.\d{4}",
         figures,
     )
 
 
+def test_an_answer_of_all_tokens_cannot_be_made_longer(scripted, chat):
+    scripted.will_stream(*said("a"), part(line(None, "length")))
+    cut, _ = notes(written(chat, max_tokens=chat.longest_reply)[-1])
+    assert cut == f"Cut at {chat.longest_reply:,} tokens, the most there can be: ask it to go on."
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_tokens"])
+def test_what_is_no_number_is_not_sent(chat, name):
+    with pytest.raises(InvocationError, match="are numbers"):
+        chat.answer("Hello", **{name: math.nan})
+
+
+@pytest.mark.parametrize(("speed", "said_of_it"), [(1.0, ""), (60.0, "60 times as fast")])
+def test_a_chat_says_when_its_seconds_are_not_the_readers(scripted, speed, said_of_it):
+    here = session_with(scripted, speed=speed)
+    assert said_of_it in chat_of(here, some_endpoint()).time
+
+
 def test_one_turn_is_one(scripted, chat):
     scripted.will_stream(*said("a"), END)
     last = written(chat, history=[user("x " * 9000), *LONG_AGO])[-1]
     assert notes(last)[0] == (
-        "The oldest turn was left out: the endpoint has no room for all of it."
+        "The oldest message was left out: beside an answer of up to 512 tokens, the endpoint has "
+        "no room for more."
     )
 
 
@@ -263,7 +286,7 @@ def test_room_is_what_input_and_output_leave_each_other(scripted):
     env = ENV | {"MAX_INPUT_TOKENS": "1000", "MAX_TOTAL_TOKENS": "2048"}
     chat = chat_of(session_with(scripted), some_endpoint(image=IMAGE, env=env))
     for max_tokens, room in ((10, "1,000"), (1500, "548"), (2048, "0"), (9999, "0")):
-        with pytest.raises(InvocationError, match=f"the endpoint reads {room} beside"):
+        with pytest.raises(InvocationError, match=f"there is room for {room}: "):
             chat.answer("word " * 2000, max_tokens=max_tokens)
 
 
@@ -338,7 +361,7 @@ def test_a_refusal_for_length_leads_to_a_shorter_history_and_an_answer(
         ["Be brief.", "Where?", "Nowhere.", "Why?"],
     ]
     assert [reply(version) for version in versions] == ["here", "here"]  # nothing of the refusal
-    assert notes(versions[-1])[0].startswith("The 2 oldest turns were left out")
+    assert notes(versions[-1])[0].startswith("The 2 oldest messages were left out")
     assert len(notes(versions[-1])) == 2
 
 
@@ -351,7 +374,7 @@ def test_the_question_alone_is_the_last_that_is_tried(scripted, chat, refuse, wo
     assert [len(body["messages"]) - 1 for body in scripted.bodies] == [33, 17, 9, 5, 3, 1]
     refusal, left_out = notes(last)
     assert "The container refused the request" in refusal
-    assert left_out.startswith("The 32 oldest turns were left out")
+    assert left_out.startswith("The 32 oldest messages were left out")
 
 
 def test_another_refusal_is_not_tried_again(scripted, chat):
@@ -372,8 +395,8 @@ def test_a_long_history_is_answered_without_a_tokenizer(rehearsal, words):
     history = [turn for _ in range(20) for turn in (user(words * 60), assistant(words * 60))]
     last = written(rehearsal, words, history, max_tokens=20)[-1]
     assert "rehearsal" in reply(last).lower()
-    assert notes(last)[0] == "Cut at 20 tokens: the settings have more."
-    assert "oldest turns were left out" in notes(last)[1]
+    assert notes(last)[0] == "Cut at 20 tokens: raise Max tokens in Settings, or ask it to go on."
+    assert "oldest messages were left out" in notes(last)[1]
 
 
 @pytest.mark.parametrize(

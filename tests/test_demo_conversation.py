@@ -44,8 +44,8 @@ def rendered(turns):
     return prompt + "<|start_header_id|>assistant<|end_header_id|>\n\n", 3 + 3 * len(turns)
 
 
-def sent(turns, system_prompt="", budget=10**9, count=len):
-    return fitted(turns, system_prompt=system_prompt, budget=budget, count=count)
+def sent(turns, system_prompt="", budget=10**9, longest=10**9, count=len):
+    return fitted(turns, system_prompt=system_prompt, budget=budget, longest=longest, count=count)
 
 
 def user(text):
@@ -178,18 +178,22 @@ def test_nothing_is_not_sent(message):
         sent([user(message)])
 
 
-def test_a_message_without_room_says_what_to_do():
+@pytest.mark.parametrize(
+    ("longest", "help"),
+    [(4095, "shorten it, or lower Max tokens in Settings."), (4000, "shorten it.")],
+)
+def test_a_message_without_room_says_what_helps(longest, help):
     with pytest.raises(InvocationError) as refused:
-        sent([user("x" * 4000)], "Be brief.", budget=3584)
+        sent([user("x" * 4000)], "Be brief.", budget=3584, longest=longest)
     assert str(refused.value) == (
-        "The message is too long: it has about 4,050 tokens with the system prompt, and the "
-        "endpoint reads 3,584 beside an answer of max tokens. Shorten it, or lower max tokens."
+        "The message is too long: it has about 4,050 tokens with the system prompt, and beside an "
+        f"answer of Max tokens there is room for 3,584: {help}"
     )
     assert refused.value.kind == "request"
 
 
 def test_an_answer_as_long_as_all_there_is_leaves_no_room():
-    with pytest.raises(InvocationError, match=r"reads 0 beside .* lower max tokens"):
+    with pytest.raises(InvocationError, match=r"room for 0: .* lower Max tokens"):
         sent([user("Hello")], budget=0)
 
 

@@ -208,3 +208,20 @@ def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted):
     assert box.stop_btn
     assert of_first == []
     assert not of_second[-1][1].stop_btn
+
+
+def test_a_page_that_is_behind_loses_no_end_of_an_answer(scripted):
+    chat = chat_of(session_with(scripted), some_endpoint())
+    for words in (("so ", "far"), ("good",)):
+        scripted.will_stream(*said(*words), END)
+    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
+    settings = ("", 0.5, 0.9, 9)
+
+    async def main():
+        first = [update async for update in visits.send(request, [], "One", *settings)]
+        drawn = [*first[0][0], {"role": "assistant", "content": "so "}]
+        return first, [update async for update in visits.send(request, drawn, "Two", *settings)]
+
+    first, second = asyncio.run(main())
+    assert second[0][0][:-1] == first[-2][0]
+    assert [turn["content"] for turn in scripted.bodies[1]["messages"]] == ["One", "so far", "Two"]

@@ -588,6 +588,17 @@ def test_who_is_on_the_page_when_it_is_closed_is_told_so(scripted, visits):
     assert len(scripted.bodies) == SLOTS
 
 
+def test_an_answer_that_flows_when_the_page_is_closed_ends_with_its_figures(scripted, visits):
+    page = launched(session_with(scripted), some_endpoint(**TWO_SLOTS))
+    reader = visits(page)
+    scripted.will_stream(*said(*(f"w{number} " for number in range(2000))), pause_s=0.03)
+    reader.asks("Hello")
+    reader.sees("w5")
+    page.close()
+    reader.sees("This page has been closed.")
+    expect(reader.answers.last).to_contain_text("First token after")
+
+
 # --- a long conversation, settings, the header ---------------------------------------------------
 
 
@@ -602,7 +613,7 @@ def test_the_oldest_turns_go_and_the_page_says_so(scripted, reader):
     assert said_before[0] == f"question {left_out // 2}"
     assert said_before[-3:] == ["question 3", "answer 3", "question 4"]
     assert scripted.bodies[-1]["messages"][0]["role"] == "system"
-    reader.sees(f"The {left_out} oldest turns were left out: the endpoint has no room for all")
+    reader.sees(f"The {left_out} oldest messages were left out: beside an answer of up to")
     expect(reader.asked).to_have_count(5)  # on the page everything stays
 
 

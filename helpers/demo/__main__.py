@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--endpoint", metavar="NAME", help="default: the one that is yours")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--share", action="store_true", help="a public address, with a password")
-    parser.add_argument("--system-prompt", default=SYSTEM_PROMPT, metavar="TEXT")
+    parser.add_argument(
+        "--system-prompt", default=SYSTEM_PROMPT, metavar="TEXT", help="what the page begins with"
+    )
     chosen = parser.parse_args(arguments)
     try:
         here = session.open_session()
@@ -41,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with demo:
         if demo.password:
             print(f"Password: {demo.password}", file=sys.stderr)
-        here.say("Ctrl-C ends it.")
+        here.say("Ctrl-C ends the page; the endpoint bills until it is deleted.")
         stop.wait()
-    here.say("Ended.")
+    here.say("Ended. The endpoint is still up.")
     return 0
 
 

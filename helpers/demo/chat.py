@@ -1,6 +1,7 @@
 """Answers for the page: one endpoint, any number of readers."""
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from helpers.demo.conversation import (
 )
 from helpers.demo.line import Line, Place
 from helpers.demo.reading import Reading
-from helpers.errors import WorkshopError
+from helpers.errors import InvocationError, WorkshopError
 
 # Llama 3's own defaults: generation_config.json of meta-llama/Meta-Llama-3-70B-Instruct (2024-05).
 TEMPERATURE, TOP_P = 0.6, 0.9
@@ -43,6 +44,8 @@ class Chat:
         description: The line below it.
         slots: Replies the endpoint writes at the same time.
         longest_reply: Most output tokens a reader can ask for.
+        time: How fast it runs, where that is not as on a reader's clock.
+        is_closed: Whether it has come to its end.
 
     Args:
         session: The workshop's session.
@@ -57,6 +60,7 @@ class Chat:
         self._longest_input = shape.max_input_tokens if shape else SEQUENCE_LENGTH
         self.longest_reply = self._longest_both // 2
         self.title, self.description = _headings(session, endpoint, self.slots)
+        self.time = _time(session.clock)
         self._is_rehearsal = session.target == "rehearsal"
         self._clock = session.clock
         self._price_per_s = _price_per_s(endpoint)
@@ -70,7 +74,7 @@ class Chat:
             daemon=True,
         ).start()
         self._running: set[Answer] = set()
-        self._is_closed = False
+        self.is_closed = False
         self._stream = partial(
             messages.stream,
             # One attempt: a hidden retry would stand in the time to the first token.
@@ -107,6 +111,8 @@ class Chat:
         Raises:
             InvocationError: When there is nothing to send, or no room for it.
         """
+        if not all(map(math.isfinite, (temperature, top_p, max_tokens))):
+            raise InvocationError("Temperature, Top-p and Max tokens are numbers.", kind="request")
         turns = [*turns_of(history), {"role": "user", "content": defused(message or "")}]
         options = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens)}
         return Answer(self, turns, system_prompt or "", options)
@@ -118,7 +124,7 @@ class Chat:
 
     def close(self) -> None:
         """End all answers that are being written or wait; from any thread. They say so."""
-        self._is_closed = True
+        self.is_closed = True
         for answer in list(self._running):
             answer.stop_from_elsewhere()
 
@@ -180,7 +186,7 @@ class Answer:
             self._place.leave()
         async for place in self._place.moving_up():
             yield [self._chat.note(_in_line(place))]
-        while not self._stopped and not self._chat._is_closed:
+        while not self._stopped and not self._chat.is_closed:
             self._reading = Reading(self._request(), clock=self._chat._clock)
             async for text in self._reading:
                 yield [_said(text)]
@@ -198,6 +204,7 @@ class Answer:
             turns,
             system_prompt=self._system_prompt,
             budget=self._chat._budget(self._options["max_tokens"]),
+            longest=self._chat._budget(1),
             count=self._count,
         )
         self._left_out = len(self._turns) - len(turns) + left_out
@@ -215,7 +222,7 @@ class Answer:
     def _notes(self) -> list[str]:
         """What the page says below an answer: how it ended, what it is made of, its figures."""
         notes = []
-        if self._chat._is_closed:
+        if self._chat.is_closed:
             notes.append("This page has been closed.")
         elif self._stopped:
             notes.append("Stopped.")
@@ -223,14 +230,26 @@ class Answer:
             prefix = "Broken off. " if self._reading.text and error.kind != "broken" else ""
             notes.append(prefix + str(error))
         elif self._reading.finish_reason == "length":
-            notes.append(f"Cut at {self._options['max_tokens']:,} tokens: the settings have more.")
+            notes.append(self._cut())
         if self._left_out:
-            many = self._left_out > 1
-            turns = f"{self._left_out} oldest turns were" if many else "oldest turn was"
-            notes.append(f"The {turns} left out: the endpoint has no room for all of it.")
+            notes.append(self._what_is_missing())
         if self._reading and self._reading.text:
             notes.append(self._figures())
         return notes
+
+    def _cut(self) -> str:
+        at = self._options["max_tokens"]
+        if at < self._chat.longest_reply:
+            return f"Cut at {at:,} tokens: raise Max tokens in Settings, or ask it to go on."
+        return f"Cut at {at:,} tokens, the most there can be: ask it to go on."
+
+    def _what_is_missing(self) -> str:
+        many = self._left_out > 1
+        messages = f"{self._left_out} oldest messages were" if many else "oldest message was"
+        return (
+            f"The {messages} left out: beside an answer of up to {self._options['max_tokens']:,} "
+            "tokens, the endpoint has no room for more."
+        )
 
     def _figures(self) -> str:
         measured, waited_s = self._reading.measured(), self._place.waited_s
@@ -269,6 +288,12 @@ def _price_per_s(endpoint) -> float | None:
             1, instance_type=endpoint.instance_type, instances=max(endpoint.instance_count, 1)
         )
     return None
+
+
+def _time(clock) -> str:
+    if clock.speed == 1:
+        return ""
+    return f"Seconds are AWS's: in this rehearsal they pass {clock.speed:g} times as fast as yours."
 
 
 def _headings(session, endpoint, slots: int) -> tuple[str, str]:

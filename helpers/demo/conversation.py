@@ -72,7 +72,12 @@ class Fitted(NamedTuple):
 
 
 def fitted(
-    turns: Sequence[Turn], *, system_prompt: str, budget: int, count: Callable[[str], int]
+    turns: Sequence[Turn],
+    *,
+    system_prompt: str,
+    budget: int,
+    longest: int,
+    count: Callable[[str], int],
 ) -> Fitted:
     """Leave out the oldest turns until the rest fits; the system prompt and the last turn stay.
 
@@ -80,6 +85,7 @@ def fitted(
         turns: The conversation, ending with the turn to answer.
         system_prompt: Left out when it is blank.
         budget: Input tokens at most.
+        longest: The same beside the shortest answer.
         count: Tokens of a text.
 
     Raises:
@@ -102,8 +108,9 @@ def fitted(
     if used > budget:
         raise InvocationError(
             f"The message is too long: it has about {used:,} tokens"
-            f"{' with the system prompt' if system else ''}, and the endpoint reads {budget:,} "
-            "beside an answer of max tokens. Shorten it, or lower max tokens.",
+            f"{' with the system prompt' if system else ''}, and beside an answer of Max tokens "
+            f"there is room for {budget:,}: shorten it"
+            f"{', or lower Max tokens in Settings' if used <= longest else ''}.",
             kind="request",
         )
     kept = [last]

@@ -14,9 +14,9 @@ EXAMPLES = (
     "Explain static batching with an everyday comparison.",
 )
 FIGURES = (
-    "**The line under an answer**: the time to its first token and the pace after it, as they "
-    "reach this page's server; output tokens; the endpoint's price while the answer was written, "
-    "shared by all answers written at the same time."
+    "**The line under an answer**: how long it waited in line, if it did; the time from sending it "
+    "to its first token, and the pace after that, as they reach this page's server; output tokens; "
+    "the endpoint's price for that time, shared by all who were answered at the same time."
 )
 _PRIVATE = {"show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE = {"queue": False, **_PRIVATE}
@@ -33,7 +33,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         with gr.Sidebar(label="Settings", position="right", open=False) as panel:
             gr.Markdown("## Settings")
             settings = _settings(chat, system_prompt)
-            gr.Markdown(FIGURES)
+            gr.Markdown("\n\n".join(filter(None, [FIGURES, chat.time])))
         conversation = gr.Chatbot(
             show_label=False,
             placeholder="Ask something, or begin with an example.",
@@ -122,7 +122,7 @@ def _offer(visits: Visits, entry: gr.Textbox, settings: Sequence[gr.components.C
 
 def _notice_who_leaves(page: gr.Blocks, visits: Visits) -> None:
     """Free the slot, or the place in line, of who has closed the page."""
-    page.unload(visits.forget)  # not through a proxy: see LEAVE
+    page.unload(visits.left)  # not through a proxy: see LEAVE
     visit = gr.Textbox(visible=False)
     page.load(visits.visit, None, visit, **_AT_ONCE).then(None, visit, None, js=LEAVE, **_AT_ONCE)
-    gr.api(visits.forget, api_name="leave", api_visibility="undocumented", queue=False)
+    gr.api(visits.left, api_name="leave", api_visibility="undocumented", queue=False)

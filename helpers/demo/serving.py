@@ -12,12 +12,11 @@ from typing import Any
 
 import gradio as gr
 from gradio.tunneling import CURRENT_TUNNELS
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
 
 from helpers.demo.chat import SYSTEM_PROMPT, Chat
+from helpers.demo.door import Door
 from helpers.demo.looks import CSS, THEME
 from helpers.demo.page import build
 from helpers.errors import SettingsError
@@ -33,13 +32,6 @@ EVENTS_AT_ONCE = 1000
 # Gradio (6.31) keeps 26 KB of each tab and client that ever came, and would of 10,000. Who is
 # forgotten for newer ones loses the conversation of `/chat`; a tab has its own.
 SESSIONS = 100
-# The page loads nothing from elsewhere, whatever a model writes: no pictures, no scripts, no fonts.
-# Nor pictures from here: one of `/logout` would log out whoever sees it, in Studio of JupyterLab.
-# Nor does another site show it as a part of its own.
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; img-src data: blob:; "
-    "form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
-)
 # What the environment could switch on, as far as `launch` lets itself be told.
 _SWITCHED_OFF = {
     "enable_monitoring": False,
@@ -197,42 +189,6 @@ def _set(environ: MutableMapping[str, str], values: Mapping[str, str | None]) ->
             environ[name] = value
 
 
-class _Door:
-    """What every request passes; ASGI, so that streams pass as they are.
-
-    Refuses what another site asks for in its reader's name: at a public address and in Studio,
-    Gradio lets every site read, and its cookie goes along. Sends `POLICY` with every answer. Takes
-    Studio's path off, which the page has in all its links: Studio's proxy has done so already, but
-    some come without it (notebook 05, a public address).
-    """
-
-    def __init__(self, app, path: str):
-        self._app = app
-        self._path = path.rstrip("/")
-
-    async def __call__(self, scope, receive, send):
-        async def with_policy(message):
-            if message["type"] == "http.response.start":
-                header = (b"content-security-policy", POLICY.encode())
-                message = {**message, "headers": [*message["headers"], header]}
-            await send(message)
-
-        if scope["type"] == "http" and _is_of_another_site(scope):
-            refusal = PlainTextResponse("This page answers no other site.", 403)
-            await refusal(scope, receive, with_policy)
-            return
-        if self._path and scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].removeprefix(self._path) or "/"}
-        await self._app(scope, receive, with_policy)
-
-
-def _is_of_another_site(scope) -> bool:
-    """Whether a page of another site sends this; a link from there is its reader's doing."""
-    headers = Headers(scope=scope)
-    is_link = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    return headers.get("sec-fetch-site") == "cross-site" and not is_link
-
-
 def _serve(
     page: gr.Blocks,
     wanted: int | None,
@@ -263,7 +219,7 @@ def _serve(
                 theme=THEME,
                 app_kwargs={
                     "middleware": [
-                        Middleware(_Door, path=path or ""),
+                        Middleware(Door, path=path or ""),
                         Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
                     ]
                 },

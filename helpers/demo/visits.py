@@ -10,6 +10,7 @@ from helpers.demo.conversation import NOTE, literal, text_of
 from helpers.errors import InvocationError
 
 SEND, STOP = "Send", "Stop"
+TOAST_S = 6  # it lies over the buttons at the top
 
 Messages = list[dict[str, Any]]
 
@@ -20,14 +21,17 @@ class Visits:
     def __init__(self, chat: Chat):
         self._chat = chat
         self._running: dict[str, Answer] = {}
+        self._written: dict[str, Messages] = {}  # conversations with their last answer complete
 
     async def send(self, request: gr.Request, conversation: Messages, entry: str, *settings):
         """Answer what was typed; it stays in the box when it cannot be sent."""
+        conversation = self._whole(request, conversation)
         async for update in self._answer(request, conversation, entry, settings, is_typed=True):
             yield update
 
     async def example(self, request: gr.Request, conversation: Messages, text: str, *settings):
         """Answer an example."""
+        conversation = self._whole(request, conversation)
         async for update in self._answer(request, conversation, text, settings):
             yield update
 
@@ -62,8 +66,14 @@ class Visits:
 
     async def forget(self, request: gr.Request) -> None:
         """End the answer being written, for a conversation that is gone."""
+        self._written.pop(request.session_hash, None)
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()
+
+    async def left(self, request: gr.Request) -> None:
+        """Forget who has closed the page; not who is told that the page itself is closed."""
+        if not self._chat.is_closed:
+            await self.forget(request)
 
     async def chat(
         self,
@@ -96,13 +106,13 @@ class Visits:
         """Updates of conversation and box while a message is answered."""
         visit = request.session_hash
         if visit in self._running:
-            gr.Info("The answer is not complete: wait for it, or stop it first.")
+            gr.Info("The answer is not complete: wait for it, or stop it first.", duration=TOAST_S)
             yield gr.skip(), gr.skip()
             return
         try:
             answer = self._running[visit] = self._begin(before, text, settings)
         except InvocationError as error:
-            gr.Warning(str(error), title="Not sent")
+            gr.Warning(f"Not sent. {error}", duration=TOAST_S)
             yield gr.skip(), gr.skip()
             return
         asked = [*before, {"role": "user", "content": literal(text)}]
@@ -112,13 +122,19 @@ class Visits:
             async for said in answer:
                 if self._running.get(visit) is not answer:  # forgotten
                     break
-                yield [*asked, *map(_shown, said)], gr.skip()
+                self._written[visit] = [*asked, *map(_shown, said)]
+                yield self._written[visit], gr.skip()
             if self._running.get(visit) in (answer, None):  # else the box is another's by now
                 yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:
                 del self._running[visit]
+
+    def _whole(self, request: gr.Request, drawn: Messages) -> Messages:
+        """The conversation as it is: a page may not have drawn its last answer's end yet."""
+        written = self._written.get(request.session_hash, drawn)
+        return written if _asked(written) == _asked(drawn) else drawn
 
     def _begin(self, before: Messages, text: str, settings: Sequence[Any]) -> Answer:
         system_prompt, temperature, top_p, max_tokens = settings
@@ -145,8 +161,14 @@ _ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
 
 def _without_last(conversation: Messages) -> tuple[Messages, str]:
     """The conversation before its last message of the reader's, and that message."""
-    index = max(i for i, said in enumerate(conversation) if said["role"] == "user")
-    return conversation[:index], text_of(conversation[index]["content"])
+    for index in reversed(range(len(conversation))):
+        if conversation[index]["role"] == "user":
+            return conversation[:index], text_of(conversation[index]["content"])
+    return conversation, ""
+
+
+def _asked(conversation: Messages) -> int:
+    return sum(said["role"] == "user" for said in conversation)
 
 
 def _index(index: int | Sequence[int]) -> int:
