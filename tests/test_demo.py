@@ -104,10 +104,10 @@ def test_what_comes_faster_than_a_page_can_show_it_is_shown_together(scripted, v
 
 def test_timing_is_in_aws_time(scripted):
     with launched(session_with(scripted, speed=10.0), some_endpoint()) as page:
-        scripted.will_stream(*said("a", "b", "c", "d"), END, pause_s=0.1)
+        scripted.will_stream(*said("a", "b", "c", "d"), END, pause_s=0.2)
         title = content(ask(visit(page))[-1])
     pace = float(re.search(r"([\d.]+) tokens/s", title)[1])
-    assert 0.4 < pace <= 1.0  # 0.1 s here is 1 s there
+    assert 0.1 < pace <= 0.6  # 0.2 s here is 2 s there; a token may be read late
 
 
 def test_what_is_measured_on_aws_is_not_called_a_rehearsal(scripted):

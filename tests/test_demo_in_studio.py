@@ -6,6 +6,7 @@ SageMaker Studio is what this JupyterLab is told to be: same base URL, same prox
 import asyncio
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -236,10 +237,9 @@ def test_a_whole_conversation(scripted, context, address):
 
     visitor.page.get_by_role("button", name="Settings", exact=True).click()
     visitor.page.get_by_label("System prompt").fill("Be brief.")
-    scripted.will_stream(*said("second"), END)
+    scripted.will_stream(*said("In brief: yes."), END)
     visitor.ask("And now?")
-    visitor.sees("First token after")
-    visitor.sees("second")
+    visitor.sees("In brief: yes.")
     assert [turn["content"] for turn in scripted.bodies[1]["messages"]] == [
         "Be brief.", "Hello", "first ", "And now?",
     ]  # fmt: skip
@@ -305,14 +305,21 @@ def notebook(folder, context, jupyter):
     page = context.new_page()
     page.goto(f"{jupyter}lab/tree/demo.ipynb")
     expect(page.locator(".jp-Cell")).to_have_count(2)
+    # What is run before there is a kernel is run by none.
+    kernel = page.locator(".jp-Notebook-ExecutionIndicator")
+    expect(kernel).to_have_attribute("data-status", "idle")
     return page
 
 
 def run(notebook, cell, times):
     """Run a cell for the nth time in this kernel, and wait until it has ended."""
-    notebook.locator(".jp-Cell .cm-content").nth(cell).click()
-    notebook.keyboard.press("Control+Enter")
     prompt = notebook.locator(".jp-Cell .jp-InputPrompt").nth(cell)
+    begun = re.compile(rf"\[(\*|{times})\]:")
+    for _ in range(5):  # JupyterLab, still arranging itself, may not heed the key
+        notebook.locator(".jp-Cell .cm-content").nth(cell).press("Control+Enter")
+        with suppress(AssertionError):
+            expect(prompt).to_have_text(begun, timeout=5000)
+            break
     expect(prompt).to_have_text(f"[{times}]:")
 
 
