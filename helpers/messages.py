@@ -16,6 +16,7 @@ from botocore import eventstream, exceptions
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
+from helpers import hub
 from helpers.errors import InvocationError
 
 Message = Mapping[str, str]
@@ -484,6 +485,7 @@ _THROTTLED = (
     "throttled",
     "SageMaker throttled the call ({words}): wait a few seconds, or send fewer at once.",
 )
+_WORDS_LIMIT = 500  # characters of AWS's or a container's own words that are shown
 # In SageMaker's words for a whole reply and for a stream.
 _TIMED_OUT = ("timed out", "timeout period", "ModelInvocationTimeExceeded")
 _OF_CODE = {
@@ -521,16 +523,24 @@ _OF_FAULT = {
 }
 
 
+def _fit_to_show(words: str) -> str:
+    """Somebody else's words without secrets, and not more of them than a reader would read."""
+    words = hub.redact(words)
+    return words if len(words) <= _WORDS_LIMIT else f"{words[:_WORDS_LIMIT]} …"
+
+
 def _explained(error: Exception, endpoint_name: str, *, partial: str = "") -> InvocationError:
     """What a library's error means to the reader."""
     if isinstance(error, exceptions.ClientError):
         return _answered(error, endpoint_name, partial)
     if isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError):
         kind, sentence = _CREDENTIALS
-        text = sentence.format(words=str(error).rstrip("."))
+        text = sentence.format(words=_fit_to_show(str(error)).rstrip("."))
         return InvocationError(text, kind=kind, partial=partial)
     if isinstance(error, exceptions.ParamValidationError):
-        return InvocationError(f"boto3 refused the request: {error}", kind="request")
+        return InvocationError(
+            f"boto3 refused the request: {_fit_to_show(str(error))}", kind="request"
+        )
     if isinstance(
         error,
         exceptions.ReadTimeoutError
@@ -540,7 +550,9 @@ def _explained(error: Exception, endpoint_name: str, *, partial: str = "") -> In
     ):
         return _timed_out(endpoint_name, partial=partial)
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ProxyConnectionError):
-        return InvocationError(f"{error} Check network and region, then try again.", kind="network")
+        return InvocationError(
+            f"{_fit_to_show(str(error))} Check network and region, then try again.", kind="network"
+        )
     return _broken(type(error).__name__, partial)
 
 
@@ -549,6 +561,7 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
     response = error.response
     code = response.get("Error", {}).get("Code", "")
     words = response.get("Error", {}).get("Message", "") or code or "no reason given"
+    shown = _fit_to_show(words).rstrip(".")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if any(sign in words for sign in _TIMED_OUT):
         return _timed_out(endpoint_name, status=status, partial=partial)
@@ -561,22 +574,23 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
         return _broken(words, partial)
     if code == "ValidationError" and "not found" in words:
         return InvocationError(
-            f"{words.rstrip('.')}: run 03_deploy_endpoint, or wait until it is InService.",
+            f"{shown}: run 03_deploy_endpoint, or wait until it is InService.",
             kind="not_found",
             status=status,
         )
     kind, sentence = _OF_CODE.get(code, ("request", "SageMaker refused the call: {words}."))
-    text = sentence.format(words=words.rstrip("."), endpoint=endpoint_name)
+    text = sentence.format(words=shown, endpoint=endpoint_name)
     return InvocationError(text, kind=kind, status=status, partial=partial)
 
 
 def _refused(fault: Fault, *, status: int | None = None, partial: str = "") -> InvocationError:
+    words = _fit_to_show(fault.message)
     return InvocationError(
-        _OF_FAULT[fault.kind].format(words=fault.message.rstrip(".")),
+        _OF_FAULT[fault.kind].format(words=words.rstrip(".")),
         kind=fault.kind,
         status=status,
         original_status=fault.status,
-        original_message=fault.message,
+        original_message=words,
         partial=partial,
     )
 
@@ -594,8 +608,9 @@ def _timed_out(
 
 
 def _broken(reason: str, partial: str) -> InvocationError:
+    why = _fit_to_show(reason).rstrip(".")
     return InvocationError(
-        f"The reply broke off after {len(partial)} characters ({reason.rstrip('.')}): ask again.",
+        f"The reply broke off after {len(partial)} characters ({why}): ask again.",
         kind="broken",
         partial=partial,
     )
