@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from helpers.errors import SettingsError
 
@@ -167,7 +169,9 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
             f"No Hugging Face token: create one at {HUB_URL}/settings/tokens and set HF_TOKEN, "
             "or run `hf auth login`.",
         )
-    api = HfApi(endpoint=environ.get("HF_ENDPOINT") or HUB_URL, token=value)
+    url = environ.get("HF_ENDPOINT") or HUB_URL
+    keep_to(url)
+    api = HfApi(endpoint=url, token=value)
     user = None
     try:
         user = api.whoami()["name"]
@@ -201,6 +205,33 @@ def check_token(model_id: str, *, environ: Mapping[str, str] = os.environ) -> To
     return TokenCheck(
         source, user, True, f"The token of {user}, from {source}, may download {model_id}."
     )
+
+
+_keeping = threading.Lock()
+_proxies: dict[str, str] | None = None  # those that huggingface_hub's connections know
+
+
+def keep_to(url: str) -> None:
+    """Keep huggingface_hub, whatever it has read at import, to this Hub and this environment.
+
+    Its telemetry asks huggingface.co for a list of agents, whatever `HF_ENDPOINT` says, and its
+    connections keep the proxies of when they were first used. None is used for a Hub on loopback.
+
+    Args:
+        url: Of the Hub that is to be asked next.
+    """
+    from huggingface_hub import close_session, constants
+
+    global _proxies
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    host = urlsplit(url).hostname
+    with _keeping:
+        if host in ("127.0.0.1", "localhost") and not proxy_bypass(host):
+            spared = ",".join(filter(None, [getproxies().get("no"), "127.0.0.1", "localhost"]))
+            os.environ.update(NO_PROXY=spared, no_proxy=spared)
+        if (proxies := getproxies()) != _proxies:
+            close_session()
+            _proxies = proxies
 
 
 def _token_and_source(environ: Mapping[str, str]) -> tuple[str | None, str]:

@@ -6,16 +6,21 @@ Three layers, each usable alone: `SSEDecoder` turns bytes, cut anywhere, into pa
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import urllib3.exceptions
-from botocore import eventstream, exceptions
+from botocore import awsrequest, eventstream, exceptions
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
+from helpers import hub
 from helpers.errors import InvocationError
 
 Message = Mapping[str, str]
@@ -275,10 +280,12 @@ def stream(
     top_p: float | None = None,
     stop: Sequence[str] | str | None = None,
     seed: int | None = None,
+    ending: "Ending | None" = None,
 ) -> "ChatStream":
     """Send a conversation and read the reply as it is written; SageMaker gives it 8 minutes.
 
-    Arguments as in `chat`. Iterate over the result for pieces of text.
+    Arguments as in `chat`; with an `ending` another thread can end it at any time. Iterate over
+    the result for pieces of text.
 
     Raises:
         InvocationError: Here when the request is refused, while iterating when the stream breaks.
@@ -293,11 +300,19 @@ def stream(
         seed=seed,
         stream=True,
     )
+    if ending:
+        _let_end(client)
+    asking = _ending.set(ending)
     try:
         response = client.invoke_endpoint_with_response_stream(**_request(endpoint_name, body))
     except _CALL_ERRORS as error:
         raise _explained(error, endpoint_name) from error
-    return ChatStream(response["Body"], endpoint_name=endpoint_name)
+    finally:
+        _ending.reset(asking)
+    reply = ChatStream(response["Body"], endpoint_name=endpoint_name)
+    if ending:
+        ending._is_by(reply.close)
+    return reply
 
 
 def request_body(
@@ -327,6 +342,73 @@ def request_body(
     }
     given = {name: value for name, value in options.items() if value is not None}
     return {"messages": _checked(messages), **given}
+
+
+class Ending:
+    """Ends a `stream` from another thread, also one that the endpoint has not answered yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._end: Callable[[], None] | None = None
+        self._is_over = False
+
+    def end(self) -> None:
+        """End the request now, or as soon as it is sent."""
+        with self._lock:
+            self._is_over = True
+            if self._end:
+                self._end()
+
+    def _is_by(self, end: Callable[[], None] | None) -> None:
+        """What ends it from now on."""
+        with self._lock:
+            self._end = end
+            if self._is_over and end:
+                end()
+
+
+_ending: ContextVar[Ending | None] = ContextVar("ending", default=None)
+
+
+class _Endable:
+    """A connection whose wait for an answer an `Ending` can end."""
+
+    def getresponse(self):
+        if (ending := _ending.get()) is None:
+            return super().getresponse()
+        ending._is_by(partial(_shut, self.sock))
+        try:
+            return super().getresponse()
+        finally:
+            ending._is_by(None)  # from here on it may be another request's
+
+
+def _shut(connected: Any) -> None:
+    with suppress(AttributeError, OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+class _HTTP(_Endable, awsrequest.AWSHTTPConnection):
+    pass
+
+
+class _HTTPS(_Endable, awsrequest.AWSHTTPSConnection):
+    pass
+
+
+class _HTTPPool(awsrequest.AWSHTTPConnectionPool):
+    ConnectionCls = _HTTP
+
+
+class _HTTPSPool(awsrequest.AWSHTTPSConnectionPool):
+    ConnectionCls = _HTTPS
+
+
+def _let_end(client) -> None:
+    """Have the client's connections be `_Endable`: botocore has no public way to reach them."""
+    with suppress(AttributeError):  # else its requests end when they time out
+        pools = client._endpoint.http_session._pool_classes_by_scheme
+        pools.update(http=_HTTPPool, https=_HTTPSPool)
 
 
 class ChatStream:
@@ -484,6 +566,7 @@ _THROTTLED = (
     "throttled",
     "SageMaker throttled the call ({words}): wait a few seconds, or send fewer at once.",
 )
+_WORDS_LIMIT = 500  # characters of AWS's or a container's own words that are shown
 # In SageMaker's words for a whole reply and for a stream.
 _TIMED_OUT = ("timed out", "timeout period", "ModelInvocationTimeExceeded")
 _OF_CODE = {
@@ -521,16 +604,24 @@ _OF_FAULT = {
 }
 
 
+def _fit_to_show(words: str) -> str:
+    """Somebody else's words without secrets, and not more of them than a reader would read."""
+    words = hub.redact(words)
+    return words if len(words) <= _WORDS_LIMIT else f"{words[:_WORDS_LIMIT]} …"
+
+
 def _explained(error: Exception, endpoint_name: str, *, partial: str = "") -> InvocationError:
     """What a library's error means to the reader."""
     if isinstance(error, exceptions.ClientError):
         return _answered(error, endpoint_name, partial)
     if isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError):
         kind, sentence = _CREDENTIALS
-        text = sentence.format(words=str(error).rstrip("."))
+        text = sentence.format(words=_fit_to_show(str(error)).rstrip("."))
         return InvocationError(text, kind=kind, partial=partial)
     if isinstance(error, exceptions.ParamValidationError):
-        return InvocationError(f"boto3 refused the request: {error}", kind="request")
+        return InvocationError(
+            f"boto3 refused the request: {_fit_to_show(str(error))}", kind="request"
+        )
     if isinstance(
         error,
         exceptions.ReadTimeoutError
@@ -540,7 +631,9 @@ def _explained(error: Exception, endpoint_name: str, *, partial: str = "") -> In
     ):
         return _timed_out(endpoint_name, partial=partial)
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ProxyConnectionError):
-        return InvocationError(f"{error} Check network and region, then try again.", kind="network")
+        return InvocationError(
+            f"{_fit_to_show(str(error))} Check network and region, then try again.", kind="network"
+        )
     return _broken(type(error).__name__, partial)
 
 
@@ -549,6 +642,7 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
     response = error.response
     code = response.get("Error", {}).get("Code", "")
     words = response.get("Error", {}).get("Message", "") or code or "no reason given"
+    shown = _fit_to_show(words).rstrip(".")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if any(sign in words for sign in _TIMED_OUT):
         return _timed_out(endpoint_name, status=status, partial=partial)
@@ -561,22 +655,23 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
         return _broken(words, partial)
     if code == "ValidationError" and "not found" in words:
         return InvocationError(
-            f"{words.rstrip('.')}: run 03_deploy_endpoint, or wait until it is InService.",
+            f"{shown}: run 03_deploy_endpoint, or wait until it is InService.",
             kind="not_found",
             status=status,
         )
     kind, sentence = _OF_CODE.get(code, ("request", "SageMaker refused the call: {words}."))
-    text = sentence.format(words=words.rstrip("."), endpoint=endpoint_name)
+    text = sentence.format(words=shown, endpoint=endpoint_name)
     return InvocationError(text, kind=kind, status=status, partial=partial)
 
 
 def _refused(fault: Fault, *, status: int | None = None, partial: str = "") -> InvocationError:
+    words = _fit_to_show(fault.message)
     return InvocationError(
-        _OF_FAULT[fault.kind].format(words=fault.message.rstrip(".")),
+        _OF_FAULT[fault.kind].format(words=words.rstrip(".")),
         kind=fault.kind,
         status=status,
         original_status=fault.status,
-        original_message=fault.message,
+        original_message=words,
         partial=partial,
     )
 
@@ -594,8 +689,9 @@ def _timed_out(
 
 
 def _broken(reason: str, partial: str) -> InvocationError:
+    why = _fit_to_show(reason).rstrip(".")
     return InvocationError(
-        f"The reply broke off after {len(partial)} characters ({reason.rstrip('.')}): ask again.",
+        f"The reply broke off after {len(partial)} characters ({why}): ask again.",
         kind="broken",
         partial=partial,
     )

@@ -138,6 +138,7 @@ class _Registry:
         from huggingface_hub import HfApi
 
         self._url = url.rstrip("/")
+        hub.keep_to(self._url)
         self._api = HfApi(endpoint=self._url, token=False)
         self._compilers: list[str] | None = None
 

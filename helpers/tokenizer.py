@@ -83,6 +83,7 @@ def _fetch(model_id: str, environ: Mapping[str, str], timeout_s: float) -> Path:
     )
 
     endpoint = (environ.get("HF_ENDPOINT") or hub.HUB_URL).rstrip("/")
+    hub.keep_to(endpoint)
     token = hub.token(environ) or False  # None would let huggingface_hub look for one itself
     cache_dir = _cache_dir(endpoint, environ)
     try:

@@ -299,6 +299,7 @@ def _listed(
             raise WeightsError(checked.message)
     from huggingface_hub import HfApi
 
+    hub.keep_to(_endpoint(environ))
     api, problem = HfApi(endpoint=_endpoint(environ), token=token or False), ""
     try:
         info = api.model_info(recipe.model_id, files_metadata=True)

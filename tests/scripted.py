@@ -133,6 +133,16 @@ class ScriptedEndpoint:
             lambda handler: self._stream(handler, messages, after_s, pause_s, ending)
         )
 
+    def will_be_silent(self):
+        """Send nothing, not even a status, until the client goes."""
+        self._scripts.append(self._wait)
+
+    def _wait(self, handler):
+        handler.close_connection = True
+        handler.connection.settimeout(120)
+        if handler.connection.recv(1) == b"":
+            self.gone.set()
+
     def _stream(self, handler, messages, after_s, pause_s, ending):
         time.sleep(after_s)
         handler.send_response(200)

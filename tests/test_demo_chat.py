@@ -155,6 +155,27 @@ def test_stopped_while_it_is_written_it_keeps_what_is_there(scripted, chat, word
     assert scripted.gone.wait(30)
 
 
+def test_stopped_before_the_endpoint_answers_nothing_stays_upstream(scripted):
+    chat = one_slot(scripted)
+
+    async def visit():
+        scripted.forget()
+        scripted.will_be_silent()
+        answer = chat.answer("Hello")
+        task = asyncio.ensure_future(versions_of(answer))
+        await until(lambda: scripted.bodies)
+        answer.stop()
+        return await task
+
+    for _ in range(3):
+        assert notes(in_a_loop(visit())[-1]) == ["Stopped."]
+        assert scripted.gone.wait(30)
+    wait_until(lambda: "chat-reply" not in [one.name for one in threading.enumerate()])
+    scripted.forget()
+    scripted.will_stream(*said("a"), END)
+    assert reply(written(chat)[-1]) == "a"
+
+
 def test_a_reader_who_is_gone_frees_the_slot(scripted):
     chat = one_slot(scripted)
     scripted.will_stream(*said("x"), ending="hang")

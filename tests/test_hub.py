@@ -1,6 +1,10 @@
 import json
 import logging
+import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import quote
@@ -53,6 +57,36 @@ def test_a_model_that_does_not_exist_is_found(hub_url):
     checked = check(hub_url, TOKEN, "nobody/nothing")
     assert checked.licence_accepted is False
     assert "nobody/nothing" in checked.message
+
+
+ASKING = """
+import os, huggingface_hub
+huggingface_hub.get_session()  # made before a rehearsal began, as Gradio's import may
+os.environ["HF_ENDPOINT"] = {url!r}
+from helpers import hub, tokenizer
+assert hub.check_token({model!r}).licence_accepted
+assert tokenizer.counter({model!r}).count
+"""
+
+
+def test_nobody_but_the_hub_is_asked_and_none_on_loopback_through_a_proxy(hub_url, tmp_path):
+    quiet = ("HF_HUB_DISABLE_TELEMETRY", "NO_PROXY", "no_proxy")
+    environ = {name: value for name, value in os.environ.items() if name not in quiet}
+    log = tmp_path / "guard.log"
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        environ |= {
+            "HTTP_PROXY": f"http://127.0.0.1:{proxy.getsockname()[1]}",
+            "NETWORK_GUARD_LOG": str(log),
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": TOKEN,
+            "WORKSHOP_STATE": str(tmp_path),
+        }
+        code = ASKING.format(url=hub_url, model=GATED)
+        subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=300)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert not log.exists()
 
 
 def test_a_hub_that_cannot_be_reached_is_not_an_error():

@@ -629,3 +629,16 @@ def test_what_is_no_number_of_tokens_counts_nothing(count):
     usage = {"prompt_tokens": count, "completion_tokens": count}
     chunk = parse_chunk(json.dumps({"choices": [], "usage": usage}))
     assert (chunk.usage.prompt_tokens, chunk.usage.output_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("code", ["ModelError", "ThrottlingException", "ValidationError"])
+def test_others_words_are_shown_without_secrets_and_not_endlessly(code):
+    scripted = ScriptedEndpoint()
+    words = "The key hf_AbCdEfGhIjKlMnOp is wrong. " + "x" * 2_000_000
+    scripted.will_refuse(400, code, words, OriginalMessage=words, OriginalStatusCode=400)
+    with pytest.raises(InvocationError) as caught:
+        messages.chat(scripted.client(), "e", HELLO)
+    scripted.close()
+    shown = f"{caught.value} {caught.value.original_message}"
+    assert "The key *** is wrong." in shown and "hf_" not in shown
+    assert len(shown) < 2000

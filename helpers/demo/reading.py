@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from helpers.errors import InvocationError
-from helpers.messages import ChatStream
+from helpers.messages import ChatStream, Ending
 
 # Between two versions. Showing one takes the page 10 ms of a core (make latency, 2026-11), and what
 # it cannot show in time it does not skip: it falls behind. A 70B's token takes 30 ms and more.
@@ -41,14 +41,14 @@ class Reading:
         error: What ended it early, None when nothing did.
     """
 
-    def __init__(self, open_stream: Callable[[], ChatStream], *, clock):
+    def __init__(self, open_stream: Callable[..., ChatStream], *, clock):
         self.text = ""
         self.error: InvocationError | None = None
         self._open_stream = open_stream
         self._clock = clock
         self._stream: ChatStream | None = None
         self._sent_s = self._first_s = self._last_s = clock.monotonic()
-        self._lock = threading.Lock()
+        self._ending = Ending()
         self._closed = self._ended = False
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
@@ -68,12 +68,9 @@ class Reading:
                     await asyncio.sleep(PACE_S)
 
     def close(self) -> None:
-        """End the request upstream, also while it waits for its first token."""
-        with self._lock:
-            self._closed = True
-            stream = self._stream
-        if stream:
-            stream.close()
+        """End the request upstream, also while the endpoint has not answered."""
+        self._closed = True
+        self._ending.end()
         self._tell()
 
     @property
@@ -92,13 +89,8 @@ class Reading:
     def _read(self) -> None:
         try:
             self._sent_s = self._clock.monotonic()
-            stream = self._open_stream()
-            with self._lock:
-                self._stream = stream
-                closed = self._closed
-            with stream:
-                if not closed:  # else stopped while the request was being accepted
-                    self._collect(stream)
+            with self._open_stream(ending=self._ending) as self._stream:
+                self._collect(self._stream)
         except InvocationError as error:
             self.error = error
         except Exception as error:  # nobody else sees what happens in this thread
