@@ -6,21 +6,18 @@ Three layers, each usable alone: `SSEDecoder` turns bytes, cut anywhere, into pa
 
 import base64
 import json
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import urllib3.exceptions
-from botocore import awsrequest, eventstream, exceptions
+from botocore import eventstream, exceptions
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 
 from helpers import hub
+from helpers.ending import Ending, ended_by
 from helpers.errors import InvocationError
 
 Message = Mapping[str, str]
@@ -280,7 +277,7 @@ def stream(
     top_p: float | None = None,
     stop: Sequence[str] | str | None = None,
     seed: int | None = None,
-    ending: "Ending | None" = None,
+    ending: Ending | None = None,
 ) -> "ChatStream":
     """Send a conversation and read the reply as it is written; SageMaker gives it 8 minutes.
 
@@ -300,18 +297,14 @@ def stream(
         seed=seed,
         stream=True,
     )
-    if ending:
-        _let_end(client)
-    asking = _ending.set(ending)
     try:
-        response = client.invoke_endpoint_with_response_stream(**_request(endpoint_name, body))
+        with ended_by(ending, client):
+            response = client.invoke_endpoint_with_response_stream(**_request(endpoint_name, body))
     except _CALL_ERRORS as error:
         raise _explained(error, endpoint_name) from error
-    finally:
-        _ending.reset(asking)
     reply = ChatStream(response["Body"], endpoint_name=endpoint_name)
     if ending:
-        ending._is_by(reply.close)
+        ending.is_by(reply.close)
     return reply
 
 
@@ -342,73 +335,6 @@ def request_body(
     }
     given = {name: value for name, value in options.items() if value is not None}
     return {"messages": _checked(messages), **given}
-
-
-class Ending:
-    """Ends a `stream` from another thread, also one that the endpoint has not answered yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._end: Callable[[], None] | None = None
-        self._is_over = False
-
-    def end(self) -> None:
-        """End the request now, or as soon as it is sent."""
-        with self._lock:
-            self._is_over = True
-            if self._end:
-                self._end()
-
-    def _is_by(self, end: Callable[[], None] | None) -> None:
-        """What ends it from now on."""
-        with self._lock:
-            self._end = end
-            if self._is_over and end:
-                end()
-
-
-_ending: ContextVar[Ending | None] = ContextVar("ending", default=None)
-
-
-class _Endable:
-    """A connection whose wait for an answer an `Ending` can end."""
-
-    def getresponse(self):
-        if (ending := _ending.get()) is None:
-            return super().getresponse()
-        ending._is_by(partial(_shut, self.sock))
-        try:
-            return super().getresponse()
-        finally:
-            ending._is_by(None)  # from here on it may be another request's
-
-
-def _shut(connected: Any) -> None:
-    with suppress(AttributeError, OSError):
-        connected.shutdown(socket.SHUT_RDWR)
-
-
-class _HTTP(_Endable, awsrequest.AWSHTTPConnection):
-    pass
-
-
-class _HTTPS(_Endable, awsrequest.AWSHTTPSConnection):
-    pass
-
-
-class _HTTPPool(awsrequest.AWSHTTPConnectionPool):
-    ConnectionCls = _HTTP
-
-
-class _HTTPSPool(awsrequest.AWSHTTPSConnectionPool):
-    ConnectionCls = _HTTPS
-
-
-def _let_end(client) -> None:
-    """Have the client's connections be `_Endable`: botocore has no public way to reach them."""
-    with suppress(AttributeError):  # else its requests end when they time out
-        pools = client._endpoint.http_session._pool_classes_by_scheme
-        pools.update(http=_HTTPPool, https=_HTTPSPool)
 
 
 class ChatStream:
@@ -655,7 +581,8 @@ def _answered(error: exceptions.ClientError, endpoint_name: str, partial: str) -
         return _broken(words, partial)
     if code == "ValidationError" and "not found" in words:
         return InvocationError(
-            f"{shown}: run 03_deploy_endpoint, or wait until it is InService.",
+            f"There is no endpoint {endpoint_name} in service: it is not up yet, or was deleted, "
+            "perhaps at the end of its time to live. 03_deploy_endpoint brings it up.",
             kind="not_found",
             status=status,
         )

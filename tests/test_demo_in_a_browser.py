@@ -494,8 +494,7 @@ REFUSALS = {
     "deleted endpoint": (
         (400, "ValidationError", "Endpoint e of account 123456789012 not found."),
         {},
-        "Endpoint e of account 123456789012 not found: run 03_deploy_endpoint, or wait until it "
-        "is InService.",
+        "in service: it is not up yet, or was deleted, perhaps at the end of its time to live.",
     ),
     "expired credentials": (
         (403, "ExpiredTokenException", "The security token included in the request is expired"),
@@ -740,5 +739,5 @@ def test_a_deleted_endpoint_is_told(rehearsal, guest):
     guest.begins_anew()
     rehearsal.client("sagemaker").delete_endpoint(EndpointName=NAME)
     guest.asks("Are you there?")
-    guest.sees("not found: run 03_deploy_endpoint, or wait until it is InService.")
+    guest.sees("in service: it is not up yet, or was deleted")
     guest.can_ask()

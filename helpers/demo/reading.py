@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from helpers.ending import Ending
 from helpers.errors import InvocationError
-from helpers.messages import ChatStream, Ending
+from helpers.messages import ChatStream
 
 # Between two versions. Showing one takes the page 10 ms of a core (make latency, 2026-11), and what
 # it cannot show in time it does not skip: it falls behind. A 70B's token takes 30 ms and more.

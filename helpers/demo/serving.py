@@ -51,6 +51,7 @@ class Demo:
     """A chat page that is being served. As a cell's last line it is a link to the page.
 
     Attributes:
+        title: Header of the page; says so in rehearsal.
         url: Where this machine reaches it; also what `gradio_client.Client` takes.
         path: Path behind SageMaker Studio's proxy, None elsewhere.
         share_url: Public address, None unless asked for.
@@ -58,6 +59,7 @@ class Demo:
             notebook; the command line prints it.
     """
 
+    title: str
     url: str
     path: str | None
     share_url: str | None
@@ -87,7 +89,7 @@ class Demo:
 
     def _repr_html_(self) -> str:
         # JupyterLab leaves a path from the root alone; of any other it makes one to /files/.
-        address, title = html.escape(self.path or self.url), html.escape(self._chat.title)
+        address, title = html.escape(self.path or self.url), html.escape(self.title)
         return f'<a href="{address}" target="_blank" rel="noopener">{title}</a>'
 
     def __enter__(self) -> "Demo":
@@ -146,7 +148,7 @@ def launch(
             # Gradio's own login page has no title, which screen readers read first.
             auth_message=f"<title>{html.escape(chat.title)}</title>User {USER}",
         )
-        demo = Demo(url, path, share_url, password, page, chat, whose)
+        demo = Demo(chat.title, url, path, share_url, password, page, chat, whose)
         _open.add(demo)
     if share and not share_url:
         demo.close()
