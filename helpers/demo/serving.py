@@ -43,6 +43,8 @@ _SWITCHED_OFF = {
 }
 # The rest: all files served, a launch that does not come back, an editor of the page's code.
 _HIDDEN = ("GRADIO_ALLOWED_PATHS", "GRADIO_DEBUG", "GRADIO_VIBE_MODE", "GRADIO_WATCH_DIRS")
+# Gradio keeps what it knows of each event for its analytics, and adds all of it up at each new one.
+_ANALYTICS = {"GRADIO_ANALYTICS_MAX_EVENTS": "100"}
 _launching = threading.Lock()  # Gradio builds one page at a time
 
 
@@ -174,7 +176,8 @@ def _fit_for_gradio(environ: MutableMapping[str, str]) -> Iterator[None]:
     direct = ",".join(
         filter(None, [environ.get("no_proxy") or environ.get("NO_PROXY"), "127.0.0.1,localhost"])
     )
-    changed = dict.fromkeys(_HIDDEN) | dict.fromkeys(("no_proxy", "NO_PROXY"), direct)
+    proxies = dict.fromkeys(("no_proxy", "NO_PROXY"), direct)
+    changed = dict.fromkeys(_HIDDEN) | proxies | _ANALYTICS
     before = {name: environ.get(name) for name in changed}
     try:
         _set(environ, changed)
