@@ -1,4 +1,4 @@
-"""What several test files share of the rehearsal AWS."""
+"""What several test files share."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,3 +15,29 @@ def shared(request, tmp_path_factory):
 
     with rehearsing.server(tmp_path_factory.mktemp(request.module.__name__)):
         yield rehearsing.sessions.open_session()
+
+
+@pytest.fixture(scope="module")
+def served():
+    """An endpoint that answers what a test tells it to, for a whole file."""
+    from scripted import ScriptedEndpoint
+
+    endpoint = ScriptedEndpoint()
+    yield endpoint
+    endpoint.close()
+
+
+@pytest.fixture
+def scripted(served):
+    """The same, as new."""
+    served.forget()
+    return served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for a whole file: it takes a second to start."""
+    from browser import chromium
+
+    with chromium() as browser:
+        yield browser

@@ -41,7 +41,7 @@ from demoing import (
 )
 from deployed import NAME
 from gradio_client import Client
-from scripted import ScriptedEndpoint, exception
+from scripted import exception
 
 from helpers import demo, endpoint
 from helpers.demo import __main__ as command
@@ -54,19 +54,6 @@ pytestmark = pytest.mark.filterwarnings(COUNTING)
 
 
 # --- a page over a scripted endpoint -------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def served():
-    endpoint = ScriptedEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 @pytest.fixture(scope="module")

@@ -23,23 +23,10 @@ from demoing import (
     some_endpoint,
     wait_until,
 )
-from scripted import ScriptedEndpoint, exception, part
+from scripted import exception, part
 
 from helpers import demo, endpoint
 from helpers.errors import InvocationError
-
-
-@pytest.fixture(scope="module")
-def served():
-    endpoint = ScriptedEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from demoing import (
     visit,
     wait_until,
 )
-from scripted import ScriptedEndpoint
 
 from helpers import demo
 from helpers.demo.visits import Visits
@@ -129,19 +128,6 @@ def test_a_crowd_loses_nothing_and_mixes_nothing_up(tmp_path):
 
 
 # --- races ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def served():
-    endpoint = ScriptedEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 def test_everybody_is_told_their_place_however_many_wait(scripted):

@@ -5,7 +5,6 @@ import threading
 
 import deployed
 import pytest
-from browser import chromium
 from demoing import (
     COUNTING,
     END,
@@ -19,7 +18,7 @@ from demoing import (
 )
 from deployed import NAME
 from playwright.sync_api import expect
-from scripted import ScriptedEndpoint, exception, part
+from scripted import exception, part
 
 from helpers import endpoint
 
@@ -90,25 +89,6 @@ class Reader:
 
     def clipboard(self):
         return self.tab.evaluate("navigator.clipboard.readText()")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served():
-    endpoint = ScriptedEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import chromium
 from demoing import (
     COUNTING,
     END,
@@ -30,7 +29,6 @@ from demoing import (
     wait_until,
 )
 from playwright.sync_api import expect
-from scripted import ScriptedEndpoint
 
 from helpers.demo import launch
 
@@ -136,12 +134,6 @@ def relay(to_port, tls):
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def context(browser, jupyter):
     """A browser that JupyterLab knows."""
@@ -153,18 +145,6 @@ def context(browser, jupyter):
 def log_in(context, jupyter):
     """Have JupyterLab's cookie, as a reader who has opened it."""
     assert context.request.get(f"{jupyter}api/status?token={TOKEN}").ok
-
-
-@pytest.fixture(scope="module")
-def served():
-    with closing(ScriptedEndpoint()) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 @pytest.fixture(scope="module")

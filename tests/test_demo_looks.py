@@ -6,7 +6,6 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from browser import chromium
 from demoing import (
     COUNTING,
     END,
@@ -19,7 +18,7 @@ from demoing import (
     wait_until,
 )
 from playwright.sync_api import expect
-from scripted import ScriptedEndpoint, exception
+from scripted import exception
 
 from helpers.demo.page import EXAMPLES
 
@@ -46,25 +45,6 @@ $$t = t_0 + \frac{n - 1}{r} + \sum_{i=1}^{n} \epsilon_i + \int_0^1 f(x) dx + \al
 
 pytestmark = pytest.mark.filterwarnings(COUNTING)
 expect.set_options(timeout=PATIENCE_MS)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served():
-    endpoint = ScriptedEndpoint()
-    yield endpoint
-    endpoint.close()
-
-
-@pytest.fixture
-def scripted(served):
-    served.forget()
-    return served
 
 
 @pytest.fixture(scope="module")
