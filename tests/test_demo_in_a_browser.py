@@ -45,8 +45,10 @@ class Reader:
         self.asked = self.log.get_by_test_id("user")
         self.answers = self.log.get_by_test_id("bot")
         self.stop_button = self.tab.locator("button.stop-button")
+        self.answered = 0
 
     def asks(self, text):
+        self.answered = self.answers.count()
         self.box.fill(text)
         self.box.press("Enter")
 
@@ -61,7 +63,8 @@ class Reader:
         expect(self.tab.get_by_test_id("toast-body").last).to_contain_text(text)
 
     def sees_a_whole_answer(self, text):
-        """As the last one, with its figures, and can ask again."""
+        """To what was asked last, with its figures, and can ask again."""
+        expect(self.answers.nth(self.answered)).to_be_visible()
         expect(self.answers.filter(has_text=text).last).to_be_visible()
         expect(self.answers.last).to_contain_text(re.compile("First token after .* tokens? · "))
         self.can_ask()

@@ -104,7 +104,7 @@ def _connect(
     entry.stop(visits.stop, None, None, **_AT_ONCE)
     # Twice empty: a version of the answer may be on its way to the page.
     conversation.clear(visits.forget, None, None, **_AT_ONCE).then(
-        lambda: [], None, conversation, **_AT_ONCE
+        visits.since, None, conversation, **_AT_ONCE
     )
 
 

@@ -70,6 +70,13 @@ class Visits:
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()
 
+    async def since(self, request: gr.Request):
+        """What was said since the conversation was forgotten: nothing, or a quick question."""
+        visit = request.session_hash
+        if visit in self._running and visit not in self._written:
+            return gr.skip()
+        return self._written.get(visit, [])
+
     async def left(self, request: gr.Request) -> None:
         """Forget who has closed the page; not who is told that the page itself is closed."""
         if not self._chat.is_closed:
