@@ -1,15 +1,18 @@
 """How a static-batch Neuron endpoint behaves: its two times and its scheduler. No I/O, no clock."""
 
+from helpers.twin.calibration import Calibration, calibrate
 from helpers.twin.published import PUBLISHED, timing
 from helpers.twin.scheduler import StaticBatch, Step, Timing
 from helpers.twin.simulation import Served, simulate
 
 __all__ = [
     "PUBLISHED",
+    "Calibration",
     "Served",
     "StaticBatch",
     "Step",
     "Timing",
+    "calibrate",
     "simulate",
     "timing",
 ]
