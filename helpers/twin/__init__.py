@@ -1,5 +1,6 @@
 """How a static-batch Neuron endpoint behaves: its two times and its scheduler. No I/O, no clock."""
 
+from helpers.twin.calibration import Calibration, calibrate
 from helpers.twin.prediction import predict
 from helpers.twin.published import PUBLISHED, timing
 from helpers.twin.quantiles import Quantiles
@@ -8,11 +9,13 @@ from helpers.twin.simulation import Served, lengths, serve, simulate
 
 __all__ = [
     "PUBLISHED",
+    "Calibration",
     "Quantiles",
     "Served",
     "StaticBatch",
     "Step",
     "Timing",
+    "calibrate",
     "lengths",
     "predict",
     "serve",
