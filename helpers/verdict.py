@@ -27,6 +27,8 @@ from helpers.twin import Served, Timing
 AS_PREDICTED = 0.10
 # So much less in flight than in the model is noted: Little's law, audit.MISSING_USERS_NOTE.
 MISSING = audit.MISSING_USERS_NOTE
+# Tokens that come ten times as fast as the endpoint makes them were held back on the way.
+HELD_BACK = 0.1
 # A run that is alone has no pause but its own prefills; a client that stumbles makes a few.
 PAUSED = 0.05
 # A time that differs by less than a prediction may explains nothing.
@@ -41,6 +43,8 @@ FULL = 0.9
 # Checks of the audit that say the client was not fit to measure. Missing users are weighed against
 # other causes instead; an arrival rate that was not kept has no such measure.
 _CLIENT_CHECKS = ("dispatch", "event loop", "client CPU", "clock")
+# With these, what the endpoint did with its time cannot be told.
+_HALF_SEEN = ("requests failed", "not streamed", "other load")
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,12 @@ class Verdict:
         predicted: What the model says of the same requests.
         floor: What the machine allows; None for a machine that is not known.
         timing: The endpoint's two times, as the model took them.
-        cause: `as predicted`, or why not: `client-bound`, `requests failed`, `other load`,
-            `slower decode`, `faster decode`, `slower prefill`, `faster prefill`, `queue-bound`,
-            `batch not filled`, `prefill-bound`, `unexplained`.
+        cause: `as predicted`, or why not: `requests failed`, `client-bound`, `not streamed`,
+            `other load`, `slower decode`, `faster decode`, `slower prefill`, `faster prefill`,
+            `queue-bound`, `batch not filled`, `prefill-bound`, `unexplained`.
         evidence: The measurement that says so.
         limit: What the run was limited by: `prefill-bound`, `batch not filled`, `queue-bound`,
-            `decode-bound`, or the cause where only part of the endpoint's work is known.
+            `decode-bound`, or the cause where that hides what the endpoint did.
         limit_evidence: The measurement that says so.
         times: The endpoint's two times as the run shows them.
         target: `rehearsal`, `aws` or `server`.
@@ -146,7 +150,7 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
     predicted = _Side.of(_predicted(records, load, timing), load, timing)
     cause, evidence = _cause(_Pair(run, measured, predicted, timing))
     limit, limit_evidence = _limit(measured.use, timing, load)
-    if cause in ("other load", "requests failed"):  # part of the endpoint's work is not seen
+    if cause in _HALF_SEEN:
         limit, limit_evidence = cause, evidence
     return Verdict(
         measured=measured.shown,
@@ -399,8 +403,8 @@ def _off(pair: _Pair) -> str:
     A median between two groups of requests jumps from one to the other for nothing, so that a time
     to first token is also as predicted when its mean is.
     """
-    if not pair.measured.shown.output_tokens_per_s > 0:
-        return "no token came"
+    if 0 in (pair.measured.shown.output_tokens_per_s, pair.predicted.shown.output_tokens_per_s):
+        return "no token came while the asked load was there"
     said = []
     for word, *names in (
         ("tokens/s", "output_tokens_per_s"),
@@ -411,7 +415,7 @@ def _off(pair: _Pair) -> str:
             sides = (pair.measured.shown, pair.predicted.shown)
             is_, should = (getattr(side, names[0]) for side in sides)
             where = "above" if is_ > should else "below"
-            said.append(f"{word} {_percent(abs(is_ / should - 1))} {where}")
+            said.append(f"{word} {_percent(abs(is_ - should) / should)} {where}")
     return ", ".join(said)
 
 
@@ -427,7 +431,13 @@ def _doubtful(pair: _Pair) -> tuple[str, str] | None:
     for name in of_client:
         if check := wrong.get(name):
             return "client-bound", f"{name}: {check['found']} (limit {check['limit']})"
-    paused = pair.measured.took.paused
+    took = pair.measured.took
+    if took.decode_step_s < HELD_BACK * pair.timing.decode_step_s:
+        return "not streamed", (
+            f"tokens came {_ms(took.decode_step_s)} apart, which the endpoint makes in "
+            f"{_ms(pair.timing.decode_step_s)}: something on the way holds them back"
+        )
+    paused = took.paused
     if paused > PAUSED:
         return "other load", (
             f"{_percent(paused)} of the replies' time are pauses in which none of these requests "
@@ -447,11 +457,11 @@ def _largest(pair: _Pair) -> tuple[str, str] | None:
     if abs(step - 1) > OTHER_TIME:
         said = f"a decode step took {_ms(took.decode_step_s)}, in the model "
         said += _ms(timing.decode_step_s)
-        causes.append((use.decode * abs(1 - 1 / step), f"{_speed(step)} decode", said))
+        causes.append((use.decode * _share(step), f"{_speed(step)} decode", said))
     prefill = took.prefill_s / timing.prefill_s
     if abs(prefill - 1) > max(OTHER_TIME, pair.unsure_s / timing.prefill_s):
         said = f"a prefill took {took.prefill_s:.2f} s, in the model {timing.prefill_s:.2f} s"
-        causes.append((use.prefill * abs(1 - 1 / prefill), f"{_speed(prefill)} prefill", said))
+        causes.append((use.prefill * _share(prefill), f"{_speed(prefill)} prefill", said))
     return max(causes)[1:] if causes else None
 
 
@@ -519,6 +529,11 @@ def _fill(use: Use, slots: int) -> str:
 def _queue(use: Use, slots: int) -> str:
     said = f"{use.in_flight:.1f} requests are in flight for {slots} slots, and waiting is "
     return said + f"{_percent(use.waiting)} of the median TTFT"
+
+
+def _share(ratio: float) -> float:
+    """Which share of the longer of two times they differ by."""
+    return abs(ratio - 1) / max(ratio, 1)
 
 
 def _speed(ratio: float) -> str:
