@@ -22,10 +22,10 @@ NPM := $(WHEEL)/bin/node $(WHEEL)/lib/node_modules/npm/bin/npm-cli.js --ignore-s
 	--no-fund --loglevel=error
 
 .DEFAULT_GOAL := help
-.PHONY: help setup workshop test bench accuracy crowd latency images lab record lock clean
+.PHONY: help setup workshop test bench bench-twin accuracy crowd latency images lab record lock clean
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed ## Make .venv with the pinned dependencies (costs nothing the second time)
 
@@ -46,6 +46,9 @@ test: $(VENV)/.installed-tests $(CLIENTS)/.installed $(CLIENTS)/.browser ## Run 
 
 bench: setup ## Measure how late 256 streams of the rehearsal are, and what a token costs
 	@$(PY) tests/bench_streams.py
+
+bench-twin: setup ## Measure how many requests a minute the twin simulates, and its memory
+	@$(PY) tests/bench_twin.py
 
 accuracy: setup $(CLIENTS)/.installed ## Hold our figures, and LLMeter's, against the rehearsal's true times
 	@$(PY) tests/accuracy.py $(ACCURACY_OPTIONS)

@@ -13,12 +13,7 @@ from helpers import costs, models
 from helpers.errors import WorkshopError
 from helpers.twin import Timing
 
-# Neuron's documentation writes 820 GiB/s a chip today, and so does costs.py. Its version 2.9.1
-# (2023, neuron-hardware/inferentia2.rst) writes the same figure as GB/s, and AWS announced 9.8 TB/s
-# for the twelve of an inf2.48xlarge [quoted by others]; 9,840 GiB/s would be 10.6. So it is GB/s
-# here, which is also the careful reading: as GiB/s the floor of a step is 13.4 ms, not 14.3.
-BYTES_PER_BANDWIDTH_UNIT = 1e9
-SOURCE = f"{costs.SPECIFICATION_SOURCE}, bandwidth read as GB/s; 16-bit weights, all cores"
+SOURCE = f"{costs.SPECIFICATION_SOURCE}; 16-bit weights, all cores"
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ def of(
     if prompt_tokens is not None:
         _check("A prompt", prompt_tokens, 1, sequence_length)
     machine, known = costs.INSTANCES[name], models.architecture(model_id)
-    bytes_per_s = machine.bandwidth_gib_s * BYTES_PER_BANDWIDTH_UNIT
+    bytes_per_s = machine.bandwidth_gb_s * 1e9
     operations_per_s = machine.bf16_tflops * 1e12
     cached = known.kv_bytes_per_token * batch_size * context_tokens if known else 0
     padded = sequence_length if batch_size > 1 else prompt_tokens or 1

@@ -362,16 +362,12 @@ def _tolerance(window: Mapping, name: str) -> float:
 
 def _slots(runs: list) -> int | None:
     """The batch size by the endpoints' environments, None where it is not known."""
-    from helpers import contracts
+    from helpers import configured
 
-    found = set()
-    for run in runs:
-        endpoint = run.config["endpoint"]
-        try:
-            contract = contracts.contract_for_image(endpoint.get("image") or "")
-            found.add(contracts.shape(contract, endpoint.get("env") or {}).batch_size)
-        except WorkshopError:
-            return None
+    try:
+        found = {configured.shape(run.config["endpoint"]).batch_size for run in runs}
+    except WorkshopError:
+        return None
     if len(found) > 1:
         sizes = " and ".join(map(str, sorted(found)))
         raise WorkshopError(f"These runs are of batch sizes {sizes}: calibrate each by itself.")

@@ -72,7 +72,7 @@ def timing(model_id: str, *, instance_type: str, batch_size: int) -> Timing:
     published = _PUBLISHED_ON[base]
     if name == base and model_b == _MODEL_B and batch_size in published:
         return published[batch_size]
-    bandwidth_ratio = INSTANCES[base].bandwidth_gib_s / INSTANCES[name].bandwidth_gib_s
+    bandwidth_ratio = INSTANCES[base].bandwidth_gb_s / INSTANCES[name].bandwidth_gb_s
     scale = model_b / _MODEL_B * bandwidth_ratio
     prefill_s = published[1 if batch_size == 1 else 4].prefill_s
     step_s = _step_s(published, batch_size)
