@@ -337,11 +337,11 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
             for name, value in load.predicted(prefill_s, decode_step_s).items()
         }
 
-    # Most requests wait for a prefill at least, and for a step a token.
-    first_s, token_s = (min(load.measured[name] for load in loads) for name in ("ttft_s", "tpot_s"))
+    # Nothing is faster than its own prefill, and no answer than a step a token.
+    first_s, token_s = map(min, zip(*(load.fastest for load in loads), strict=True))
     ranges = {
-        "prefill_s": (first_s / 1000, 1.05 * first_s),
-        "decode_step_s": (token_s / 50, 1.05 * token_s),
+        "prefill_s": (first_s / 1000, 1.01 * first_s),
+        "decode_step_s": (token_s / 50, 1.01 * token_s),
     }
     found = search(figures, wanted, within=within, **ranges)
     how = f", the model has their figures within {100 * found.worst:.1f} %"
@@ -405,7 +405,7 @@ def _origin(runs: list) -> str:
             "Some of these runs are rehearsals and some were measured: calibrate by one kind."
         )
     word = "rehearsal" if "rehearsal" in targets else "measured"
-    names = ", ".join(run.path.name for run in runs)
+    names = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs, {runs[0].path.name} first"
     failed = [run.path.name for run in runs if not run.is_valid]
     audit = f", audit FAILED ({', '.join(failed)})" if failed else ""
     users = ", ".join(f"{run.config['load']['concurrency']}" for run in runs)
