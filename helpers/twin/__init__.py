@@ -2,7 +2,7 @@
 
 from helpers.twin.published import PUBLISHED, timing
 from helpers.twin.scheduler import StaticBatch, Step, Timing
-from helpers.twin.simulation import Served, simulate
+from helpers.twin.simulation import Served, lengths, serve, simulate
 
 __all__ = [
     "PUBLISHED",
@@ -10,6 +10,8 @@ __all__ = [
     "StaticBatch",
     "Step",
     "Timing",
+    "lengths",
+    "serve",
     "simulate",
     "timing",
 ]
