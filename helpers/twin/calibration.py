@@ -1,0 +1,410 @@
+"""The two times of an endpoint, from what was measured of it.
+
+With a single user nothing waits: the time to the first token is one prefill, and what is left of an
+answer is one decode step a token. With more users the two are searched with which the model, given
+the very same requests, has the figures that were measured.
+
+What counts and searches is imported where it is needed: the rehearsal's server, which imports this
+folder, starts without it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helpers.errors import WorkshopError
+from helpers.twin.scheduler import Timing
+
+# Asked were 245 ± 20 by the client of the optimum tables (results/published/README.md).
+OUTPUT_TOKENS = 250
+# How far a published median of a prefill may be from the next one's: AWS's own p99 of prefills on
+# inf2.48xlarge is up to 3.1 % above their p50 (1,024 and 2,048 tokens, no server,
+# results/published/aws-neuron-2.18.1-…), and the trn1 tables have their padded prefill twice, at
+# batch 4 and 8, which differ by 0.2 and 0.4 %.
+PREFILL_SPREAD = 0.03
+# Seconds a request that a throughput holds beside its latency: the client's pause before the next
+# one. 0.19 to 0.52 s in the first rows of the nine optimum tables, which have both.
+CLIENT_PAUSE_S = 0.5
+# Where a figure's own interval is narrower, or there is none: what a client cannot tell apart
+# (its own lateness, network), and what a few requests cannot say.
+_LEAST_TOLERANCE, _UNKNOWN_TOLERANCE = 0.01, 0.05
+
+_USERS = ("concurrent requests", "users")
+_SLOTS = ("batch size", "Batch Size")
+_TTFT_S = ("Time-to-first-token @ P50 (s)", "TTFT p50 (s)")
+_RATE = ("throughput (t/s)", "output tokens/s")
+_LATENCY_MS = ("average latency (ms)",)
+_STEP_MS = ("TPOT p50 (ms)",)
+_LENGTH = ("output tokens",)
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The two times of an endpoint, and how sure they are.
+
+    Attributes:
+        slots: Static batch size; None where the source does not say.
+        prefill_s: Seconds for one request's prefill, as its client sees it.
+        decode_step_s: Seconds for one token of every active slot.
+        prefill_ci95_s: From where to where the prefill may be; None where too few requests say.
+            Of a run with one user a 95 % bootstrap interval; of a published row 3 % to both sides
+            (`PREFILL_SPREAD`); of several users the region in which the model meets every figure
+            within that figure's own uncertainty.
+        decode_step_ci95_s: The same of the decode step; of a published row what its latency and
+            its throughput give.
+        output_tokens: Output tokens of a request, mean.
+        source: What this comes from, in one sentence; says `rehearsal`, `measured` or `published`.
+    """
+
+    slots: int | None
+    prefill_s: float
+    decode_step_s: float
+    prefill_ci95_s: Interval | None
+    decode_step_ci95_s: Interval | None
+    output_tokens: float
+    source: str
+
+    def timing(self, batch_size: int | None = None) -> Timing:
+        """For the model.
+
+        Args:
+            batch_size: Static batch size, where the source does not say it.
+
+        Raises:
+            WorkshopError: When nobody says the batch size, or it is another than the measured one.
+        """
+        if batch_size is None and self.slots is None:
+            raise WorkshopError(
+                f"The batch size is not known ({self.source}): say it, as in timing(batch_size=4)."
+            )
+        if None not in (batch_size, self.slots) and batch_size != self.slots:
+            raise WorkshopError(
+                f"These are the times of batch {self.slots} and another batch has others: measure "
+                f"batch {batch_size}, or take helpers.twin.timing, which scales."
+            )
+        slots = batch_size if self.slots is None else self.slots
+        try:
+            return Timing(slots, self.prefill_s, self.decode_step_s, self.source)
+        except (TypeError, ValueError) as error:
+            raise WorkshopError(f"A batch size is 1 or more, not {batch_size!r}.") from error
+
+    def __repr__(self) -> str:
+        slots = "" if self.slots is None else f"batch {self.slots}, "
+        prefill = f"prefill {self.prefill_s:.3g} s{_between(self.prefill_ci95_s, 1)}"
+        step = f"decode step {1000 * self.decode_step_s:.3g} ms"
+        step += _between(self.decode_step_ci95_s, 1000)
+        return f"Calibration({slots}{prefill}, {step}; {self.source})"
+
+
+def calibrate(
+    runs: Any, *, batch_size: int | None = None, output_tokens: float | None = None
+) -> Calibration:
+    """Get an endpoint's two times from what was measured of it.
+
+    A run that failed its audit is used, and the source says so: often the times are what shows
+    why.
+
+    Args:
+        runs: A `results.Run` or several of one endpoint; or one row of a published table with one
+            user, a mapping or pandas Series with the optimum files' columns or those of
+            `results.published()`; or such a table, of which that row is taken.
+        batch_size: Static batch size, where the source does not say it. Needed for runs with
+            several users.
+        output_tokens: Output tokens of a request in a published row that does not say; 250 by
+            default.
+
+    Raises:
+        WorkshopError: When nothing can be learnt from it; one sentence says why.
+    """
+    if batch_size is not None and (not _is_number(batch_size) or batch_size < 1):
+        raise WorkshopError(f"A batch size is 1 or more, not {batch_size!r}.")
+    if output_tokens is not None and (not _is_number(output_tokens) or output_tokens < 2):
+        raise WorkshopError(
+            f"Output tokens of a request are 2 or more, not {output_tokens!r}: the first is the "
+            "prefill's."
+        )
+    if hasattr(runs, "columns"):
+        return _of_row(_only_user(runs.to_dict("records")), batch_size, output_tokens)
+    if hasattr(runs, "keys"):
+        return _of_row(dict(runs), batch_size, output_tokens)
+    found = [runs] if hasattr(runs, "records") else _listed(runs)
+    if all(hasattr(one, "keys") for one in found):
+        return _of_row(_only_user([dict(one) for one in found]), batch_size, output_tokens)
+    if not all(hasattr(one, "records") for one in found):
+        raise _unknown(runs)
+    if output_tokens is not None:
+        raise WorkshopError("A run counts its own output tokens: leave output_tokens out.")
+    return _of_runs(found, batch_size)
+
+
+def _listed(runs: Any) -> list:
+    found = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, str | bytes) else []
+    if not found:
+        raise _unknown(runs)
+    return found
+
+
+def _unknown(runs: Any) -> WorkshopError:
+    return WorkshopError(
+        "Calibrate by runs (results.load, results.runs) or by one row of a published table "
+        f"(pandas.read_csv), not by {type(runs).__name__}{'' if runs else ' with nothing in it'}."
+    )
+
+
+# --- a published row ------------------------------------------------------------------------------
+
+
+def _only_user(rows: list[dict]) -> dict:
+    """The row of a table that has one user."""
+    alone = [row for row in rows if _value(row, _USERS) == 1]
+    if len(alone) != 1:
+        raise WorkshopError(
+            f"The table has {len(alone) or 'no'} rows with 1 user: give the one to calibrate by."
+        )
+    return alone[0]
+
+
+def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -> Calibration:
+    users = _needed(row, _USERS)
+    if users != 1:
+        raise WorkshopError(
+            f"A row with {users:g} users does not tell a prefill from a queue: give the row with "
+            "1 user, or a run (results.load)."
+        )
+    prefill_s = _needed(row, _TTFT_S)
+    known = _value(row, _LENGTH)
+    tokens = output_tokens or known or OUTPUT_TOKENS
+    steps_s, how = _steps_s(row, prefill_s, tokens)
+    if not all(step_s > 0 for step_s in steps_s):
+        raise WorkshopError(
+            f"With {tokens:g} output tokens nothing is left for decode steps beside "
+            f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
+        )
+    slots = batch_size or _value(row, _SLOTS)
+    name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
+    assumed = "" if known or output_tokens else " assumed"
+    return Calibration(
+        slots=None if slots is None else int(slots),
+        prefill_s=prefill_s,
+        decode_step_s=steps_s[0],
+        prefill_ci95_s=((1 - PREFILL_SPREAD) * prefill_s, (1 + PREFILL_SPREAD) * prefill_s),
+        decode_step_ci95_s=(min(steps_s), max(steps_s)),
+        output_tokens=tokens,
+        source=f"published: {name}, 1 user, {tokens:g} output tokens{assumed}, {how}",
+    )
+
+
+def _steps_s(row: Mapping, prefill_s: float, tokens: float) -> tuple[list[float], str]:
+    """The decode step by each figure there is, the best first, and in words by which.
+
+    A throughput also has the client's pause between two requests in it, so a latency is better.
+    Alone, it bounds the step: from no pause to the longest that is known.
+    """
+    rate, latency_ms, step_ms = (_value(row, names) for names in (_RATE, _LATENCY_MS, _STEP_MS))
+
+    def step_s(request_s: float) -> float:
+        return (request_s - prefill_s) / (tokens - 1)
+
+    by_rate = [step_s(tokens / rate)] if rate else []
+    if step_ms:
+        return [step_ms / 1000, *by_rate], "decode step from TPOT"
+    if latency_ms:
+        return [step_s(tokens * latency_ms / 1000), *by_rate], "decode step from latency"
+    if rate:
+        paused = step_s(tokens / rate - CLIENT_PAUSE_S)
+        words = f"decode step from throughput, with up to {CLIENT_PAUSE_S:g} s of client's pause"
+        return [*by_rate, paused], words
+    raise _missing(row, (*_LATENCY_MS, *_RATE))
+
+
+def _value(row: Mapping, names: Iterable[str]) -> float | None:
+    """The figure under the first of these names that there is; None without one."""
+    name = next((one for one in names if one in row and not _is_empty(row[one])), None)
+    if name is None:
+        return None
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(row[name], bool) or not 0 < value < math.inf:
+        raise WorkshopError(f"{name!r} of a row is a number above 0, not {row[name]!r}.")
+    return value
+
+
+def _needed(row: Mapping, names: tuple[str, ...]) -> float:
+    value = _value(row, names)
+    if value is None:
+        raise _missing(row, names)
+    return value
+
+
+def _missing(row: Mapping, names: tuple[str, ...]) -> WorkshopError:
+    there = ", ".join(map(repr, row)) or "nothing"
+    wanted = " or ".join(map(repr, names))
+    return WorkshopError(f"The row has no figure under {wanted}, only {there}: give one that has.")
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a table has no figure there: None, NaN or an empty cell."""
+    return value is None or value != value or value == ""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool | str) and math.isfinite(value)
+    except TypeError:
+        return False
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def _of_runs(runs: list, batch_size: int | None) -> Calibration:
+    for run in runs:
+        _check(run)
+    slots = batch_size or _slots(runs)
+    if len(runs) == 1 and runs[0].config["load"]["concurrency"] == 1:
+        times, intervals, how = _alone(runs[0])
+    else:
+        times, intervals, how = _searched(runs, slots)
+    return Calibration(
+        slots,
+        *times,
+        *intervals,
+        output_tokens=_mean_tokens(runs),
+        source=f"{_origin(runs)}{how}",
+    )
+
+
+def _check(run: Any) -> None:
+    """Refuse what says nothing of the two times."""
+    name, load, window = run.path.name, run.config["load"], run.summary["window"]
+    if load["kind"] == "arrivals":
+        raise WorkshopError(
+            f"{name} has arrivals, whose queue is of chance: calibrate by a run of users "
+            "(closed loop or rounds), best of one."
+        )
+    if not window or window["ttft_s"]["p50"] is None or window["tpot_s"]["p50"] is None:
+        raise WorkshopError(
+            f"{name} has no two complete requests of two tokens in its window: calibrate by a "
+            "longer run."
+        )
+
+
+def _alone(run: Any) -> tuple[Interval, tuple, str]:
+    """Of one user: what the run's summary has, in AWS seconds and without the warm-up."""
+    window = run.summary["window"]
+    medians, bounds = [], []
+    for name in ("ttft_s", "tpot_s"):
+        found = window[name]["ci95"].get("p50")
+        medians.append(window[name]["p50"])
+        bounds.append(tuple(found) if found else None)
+    return tuple(medians), tuple(bounds), ""
+
+
+def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
+    """Of several users or runs: the times whose simulation has the figures of all runs."""
+    from helpers.twin import fitting
+    from helpers.twin.search import search
+
+    if slots is None:
+        raise WorkshopError(
+            f"The batch size of {runs[0].path.name} is not known: say it, as in "
+            "calibrate(runs, batch_size=4)."
+        )
+    loads = [fitting.Replay(run, slots) for run in runs]
+    wanted, within = {}, {}
+    for number, (load, run) in enumerate(zip(loads, runs, strict=True)):
+        for name, value in load.measured.items():
+            wanted[number, name] = value
+            within[number, name] = _tolerance(run.summary["window"], name)
+
+    def figures(prefill_s: float, decode_step_s: float) -> dict:
+        return {
+            (number, name): value
+            for number, load in enumerate(loads)
+            for name, value in load.predicted(prefill_s, decode_step_s).items()
+        }
+
+    # Nothing is faster than its own prefill, no answer than a step a token; 1 % for a bad stamp.
+    ranges = {
+        name: (bound / 50, bound * 1.01)
+        for name, bound in zip(
+            ("prefill_s", "decode_step_s"),
+            map(min, zip(*(load.fastest for load in loads), strict=True)),
+            strict=True,
+        )
+    }
+    found = search(figures, wanted, within=within, **ranges)
+    how = f", the model has their figures within {100 * found.worst:.1f} %"
+    if found.prefill_region_s is None:
+        # The figures' own uncertainty does not reach as far as the model is off: count that too.
+        reached = {name: max(size, 1.05 * found.worst) for name, size in within.items()}
+        found = search(figures, wanted, within=reached, **ranges)
+        how += ", which is more than their own uncertainty"
+    regions = found.prefill_region_s, found.decode_step_region_s
+    return (found.prefill_s, found.decode_step_s), regions, how
+
+
+def _tolerance(window: Mapping, name: str) -> float:
+    """How uncertain a figure of a window is, relative."""
+    if name == "output_tokens_per_s":
+        value, bounds = window[name], window["ci95"].get(name)
+    else:
+        value, bounds = window[name]["p50"], window[name]["ci95"].get("p50")
+    if not bounds:
+        return _UNKNOWN_TOLERANCE
+    return max(_LEAST_TOLERANCE, (bounds[1] - bounds[0]) / 2 / value)
+
+
+def _slots(runs: list) -> int | None:
+    """The batch size by the endpoints' environments, None where it is not known."""
+    from helpers import contracts
+
+    found = set()
+    for run in runs:
+        endpoint = run.config["endpoint"]
+        try:
+            contract = contracts.contract_for_image(endpoint.get("image") or "")
+            found.add(contracts.shape(contract, endpoint.get("env") or {}).batch_size)
+        except WorkshopError:
+            return None
+    if len(found) > 1:
+        sizes = " and ".join(map(str, sorted(found)))
+        raise WorkshopError(f"These runs are of batch sizes {sizes}: calibrate each by itself.")
+    return found.pop()
+
+
+def _mean_tokens(runs: list) -> float:
+    tokens = [
+        record.output_tokens
+        for run in runs
+        for record in run.records
+        if record.phase == "measured" and record.error is None
+    ]
+    return sum(tokens) / len(tokens)
+
+
+def _origin(runs: list) -> str:
+    """Where runs come from; what is simulated says so, and an audit that failed."""
+    targets = {run.target for run in runs}
+    if "rehearsal" in targets and len(targets) > 1:
+        raise WorkshopError(
+            "Some of these runs are rehearsals and some were measured: calibrate by one kind."
+        )
+    word = "rehearsal" if "rehearsal" in targets else "measured"
+    names = ", ".join(run.path.name for run in runs)
+    failed = [run.path.name for run in runs if not run.is_valid]
+    audit = f", audit FAILED ({', '.join(failed)})" if failed else ""
+    users = ", ".join(f"{run.config['load']['concurrency']}" for run in runs)
+    count = sum(run.summary["window"]["requests"] for run in runs)
+    return f"{word}: {names}, users {users}, {count} requests{audit}"
+
+
+def _between(interval: Interval | None, scale: float) -> str:
+    if interval is None:
+        return ""
+    return f" ({scale * interval[0]:.3g} to {scale * interval[1]:.3g})"
