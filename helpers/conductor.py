@@ -149,7 +149,7 @@ def conduct(caller: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):  # the caller has gone; Ray ends the actors with this
         try:
             address = caller.recv()
-            with _connected(address) as ray:
+            with connected(address) as ray:
                 nodes = _nodes(ray, address)
                 caller.send(len(nodes))
                 _Run(ray, caller, nodes, *caller.recv()).play()
@@ -159,7 +159,7 @@ def conduct(caller: Connection) -> None:
 
 
 @contextmanager
-def _connected(address: str):
+def connected(address: str):
     import ray
 
     try:
