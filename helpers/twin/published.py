@@ -2,19 +2,38 @@
 
 import re
 
+import numpy as np
+
 from helpers.costs import INSTANCES
 from helpers.errors import WorkshopError
 from helpers.twin.scheduler import Timing
 
-# Both from optimum-neuron v0.0.28, benchmark/text-generation-inference/performance/
-# llama3-70b-inf2.48xlarge, 1 user, 250 tokens out: prefill is the TTFT at p50, the decode step
-# what is left of 250 tokens / throughput over 249 steps (results/published/).
-_PUBLISHED = "optimum-neuron v0.0.28, llama3-70b-inf2.48xlarge, {file}, first row"
-_PUBLISHED_MODEL_B, _PUBLISHED_INSTANCE = 70, "ml.inf2.48xlarge"
+# All from optimum-neuron v0.0.28, benchmark/text-generation-inference/performance/
+# llama3-70b-*, 1 user, 250 tokens out: prefill is the TTFT at p50, the decode step what is left of
+# 250 tokens / throughput over 249 steps (results/published/).
+_MODEL_B = 70
+_INF2, _TRN1 = "ml.inf2.48xlarge", "ml.trn1.32xlarge"
+
+
+def _first_row(instance: str, batch_size: int, prefill_s: float, decode_step_s: float) -> Timing:
+    file = "tgi-results.csv" if batch_size == 4 else f"tgi-results-batchsize-{batch_size}.csv"
+    folder = f"llama3-{_MODEL_B}b-{instance.removeprefix('ml.')}"
+    source = f"optimum-neuron v0.0.28, {folder}, {file}, first row"
+    return Timing(batch_size, prefill_s, decode_step_s, source)
+
 
 PUBLISHED = {
-    1: Timing(1, 0.77, 0.0302, _PUBLISHED.format(file="tgi-results-batchsize-1.csv")),
-    4: Timing(4, 1.2, 0.0398, _PUBLISHED.format(file="tgi-results.csv")),
+    1: _first_row(_INF2, 1, 0.77, 0.0302),
+    4: _first_row(_INF2, 4, 1.2, 0.0398),
+}
+# On each machine, by batch size.
+_PUBLISHED_ON = {
+    _INF2: PUBLISHED,
+    _TRN1: {
+        1: _first_row(_TRN1, 1, 0.526, 0.01923),
+        4: _first_row(_TRN1, 4, 0.848, 0.0269),
+        8: _first_row(_TRN1, 8, 0.847, 0.0296),
+    },
 }
 
 
@@ -23,8 +42,10 @@ def timing(model_id: str, *, instance_type: str, batch_size: int) -> Timing:
 
     Scaling: a decode step reads all weights once, so it goes with weight bytes over memory
     bandwidth; prefill goes with parameters over compute, which on these chips is the same ratio.
-    Between and beyond the two published batch sizes the step grows in a straight line; any batch
-    above 1 pads its prefill to the whole sequence length, 4096 tokens here.
+    What is scaled are the figures of the same machine, where there are any, else those of
+    inf2.48xlarge. Between two published batch sizes the step grows in a straight line; beyond the
+    largest, by as much a slot as from batch 1 up to there. Any batch above 1 pads its prefill to
+    the whole sequence length, 4096 tokens here.
 
     Args:
         model_id: Hugging Face model whose name says its size, e.g. `…-70B-Instruct`.
@@ -47,15 +68,22 @@ def timing(model_id: str, *, instance_type: str, batch_size: int) -> Timing:
         )
     if batch_size < 1:
         raise WorkshopError(f"A static batch has at least one slot, not {batch_size}.")
-    scale = (
-        float(size[1])
-        / _PUBLISHED_MODEL_B
-        * INSTANCES[_PUBLISHED_INSTANCE].bandwidth_gib_s
-        / INSTANCES[name].bandwidth_gib_s
+    base, model_b = name if name in _PUBLISHED_ON else _INF2, float(size[1])
+    published = _PUBLISHED_ON[base]
+    if name == base and model_b == _MODEL_B and batch_size in published:
+        return published[batch_size]
+    bandwidth_ratio = INSTANCES[base].bandwidth_gib_s / INSTANCES[name].bandwidth_gib_s
+    scale = model_b / _MODEL_B * bandwidth_ratio
+    prefill_s = published[1 if batch_size == 1 else 4].prefill_s
+    step_s = _step_s(published, batch_size)
+    return Timing(
+        batch_size, prefill_s * scale, step_s * scale, f"derived from {published[4].source}"
     )
-    if scale == 1 and batch_size in PUBLISHED:
-        return PUBLISHED[batch_size]
-    one, four = PUBLISHED[1], PUBLISHED[4]
-    step_s = one.decode_step_s + (four.decode_step_s - one.decode_step_s) / 3 * (batch_size - 1)
-    prefill_s = one.prefill_s if batch_size == 1 else four.prefill_s
-    return Timing(batch_size, prefill_s * scale, step_s * scale, f"derived from {four.source}")
+
+
+def _step_s(published: dict[int, Timing], batch_size: int) -> float:
+    sizes = sorted(published)
+    steps_s = [published[size].decode_step_s for size in sizes]
+    slot_s = (steps_s[-1] - steps_s[0]) / (sizes[-1] - sizes[0])
+    beyond = max(0, batch_size - sizes[-1])
+    return float(np.interp(batch_size, sizes, steps_s)) + slot_s * beyond
