@@ -23,12 +23,14 @@ class Architecture:
         layers: Transformer layers.
         kv_heads: Key-value heads of a layer.
         head_size: Width of a head.
+        heads: Query heads of a layer.
     """
 
     parameters_b: float
     layers: int
     kv_heads: int
     head_size: int
+    heads: int
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -55,7 +57,10 @@ class Memory:
 
 
 # Llama 3, 3.1 and 3.3 (config.json and model cards on the Hub, 2026-11).
-_KNOWN = {"70B": Architecture(70.55, 80, 8, 128), "8B": Architecture(8.03, 32, 8, 128)}
+_KNOWN = {
+    "70B": Architecture(70.55, 80, 8, 128, heads=64),
+    "8B": Architecture(8.03, 32, 8, 128, heads=32),
+}
 
 
 def architecture(model_id: str) -> Architecture | None:
@@ -63,12 +68,17 @@ def architecture(model_id: str) -> Architecture | None:
     return _KNOWN.get(_size(model_id)) if "llama-3" in model_id.lower() else None
 
 
+def parameters_b(model_id: str) -> float | None:
+    """Billions of parameters, from the size in a model's name; None when it has none."""
+    size = _size(model_id)
+    if size in _KNOWN:
+        return _KNOWN[size].parameters_b
+    return float(size.rstrip("B")) if size else None
+
+
 def weights_gb(model_id: str) -> float:
     """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
-    size = _size(model_id)
-    known = _KNOWN.get(size)
-    billions = known.parameters_b if known else float(size.rstrip("B") or 8)
-    return BYTES_PER_PARAMETER * billions
+    return BYTES_PER_PARAMETER * (parameters_b(model_id) or 8)
 
 
 def memory(model_id: str, *, batch_size: int, sequence_length: int) -> Memory:

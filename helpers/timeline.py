@@ -8,14 +8,14 @@ know the endpoint, queue and prefill stay one wait.
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from helpers import contracts, metrics, results, twin
+from helpers import configured, metrics, results, twin
 from helpers.errors import ResultsError, WorkshopError
 from helpers.records import RequestRecord
 
@@ -156,15 +156,8 @@ class _Clock:
 
 def _timing(run: results.Run) -> twin.Timing | None:
     """What the twin knows of the endpoint, None when it does not know it."""
-    endpoint = run.config["endpoint"]
     try:
-        contract = contracts.contract_for_image(endpoint.get("image") or "")
-        shape = contracts.shape(contract, endpoint.get("env") or {})
-        return twin.timing(
-            shape.model_id or "",
-            instance_type=endpoint.get("instance_type") or "",
-            batch_size=shape.batch_size,
-        )
+        return configured.timing(run.config["endpoint"])
     except WorkshopError:
         return None
 
@@ -194,27 +187,41 @@ def _pause_s(run: results.Run) -> float:
 def _prefills_s(
     records: Sequence[RequestRecord], clock: _Clock, timing: twin.Timing | None
 ) -> list[float | None]:
-    """How long before its first token each request's prefill began, None when nobody knows.
-
-    Two prefills end at least one's time apart, so what comes closer than half of it is of one.
-    """
+    """How long before its first token each request's prefill began, None when nobody knows."""
     if timing is None:
         return [None] * len(records)
-    firsts = sorted(
-        (clock.at(record.part, record.first_s), place)
+    firsts_s = {
+        place: clock.at(record.part, record.first_s)
         for place, record in enumerate(records)
         if record.first_s is not None
-    )
-    batches: list[list[int]] = [[]]
-    for before, (first_s, place) in pairwise([(-math.inf, 0), *firsts]):
-        if first_s - before[0] > timing.prefill_s / 2:
-            batches.append([])
-        batches[-1].append(place)
+    }
     prefills_s: list[float | None] = [None] * len(records)
-    for batch in batches:
+    for batch in prefilled_together(firsts_s, timing):
         for place in batch:
             prefills_s[place] = min(len(batch), timing.slots) * timing.prefill_s
     return prefills_s
+
+
+def prefilled_together(firsts_s: Mapping[int, float], timing: twin.Timing) -> list[list[int]]:
+    """Which requests shared a prefill, by when their first tokens came.
+
+    Two prefills end at least one's time apart, so what comes closer than half of it is of one.
+
+    Args:
+        firsts_s: When the first token of each came, AWS seconds on one clock.
+        timing: What the endpoint's prefill takes.
+
+    Returns:
+        The requests' keys, a list a prefill, all in the order of their first tokens.
+    """
+    batches: list[list[int]] = []
+    before_s = -math.inf
+    for request, first_s in sorted(firsts_s.items(), key=lambda one: one[1]):
+        if first_s - before_s > timing.prefill_s / 2:
+            batches.append([])
+        batches[-1].append(request)
+        before_s = first_s
+    return batches
 
 
 def _stretches(

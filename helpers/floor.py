@@ -1,0 +1,231 @@
+"""What the machine's memory and compute allow at best: the floor under an endpoint's two times.
+
+A decode step reads every weight once, and the keys and values of the slots; a prefill computes
+2 operations a parameter and token, and causal attention. Nothing else is counted: no exchange
+between cores, no activations, no host. So an endpoint is never below, and how far above it is says
+what is left to gain.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+from helpers import costs, models
+from helpers.errors import WorkshopError
+from helpers.twin import Timing
+
+# Neuron's documentation writes 820 GiB/s a chip today, and so does costs.py. Its version 2.9.1
+# (2023, neuron-hardware/inferentia2.rst) writes the same figure as GB/s, and AWS announced 9.8 TB/s
+# for the twelve of an inf2.48xlarge [quoted by others]; 9,840 GiB/s would be 10.6. So it is GB/s
+# here, which is also the careful reading: as GiB/s the floor of a step is 13.4 ms, not 14.3.
+BYTES_PER_BANDWIDTH_UNIT = 1e9
+SOURCE = f"{costs.SPECIFICATION_SOURCE}, bandwidth read as GB/s; 16-bit weights, all cores"
+
+
+@dataclass(frozen=True)
+class Share:
+    """How near to the floor two times are.
+
+    Attributes:
+        decode: Shortest step there could be over the step there is, 1 at the floor.
+        prefill: The same for the prefill.
+        sentence: Both, and why.
+    """
+
+    decode: float
+    prefill: float
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The shortest times a machine allows for a model; seconds.
+
+    Attributes:
+        slots: Static batch size.
+        cores: Neuron cores that share the work.
+        weights_s: Reading all weights once.
+        cache_s: Reading the keys and values of all slots once.
+        step_compute_s: Computing a token of every slot.
+        prefill_compute_s: Computing the tokens of one prefill, padding included.
+        prompt_compute_s: The same for the prompt alone; None when its length is not known.
+        padded_tokens: Tokens a prefill computes.
+        prompt_tokens: Those of them that are the prompt; None when that is not known.
+    """
+
+    slots: int
+    cores: int
+    weights_s: float
+    cache_s: float
+    step_compute_s: float
+    prefill_compute_s: float
+    prompt_compute_s: float | None
+    padded_tokens: int
+    prompt_tokens: int | None
+
+    @property
+    def decode_step_s(self) -> float:
+        """The shortest decode step."""
+        return max(self.weights_s + self.cache_s, self.step_compute_s)
+
+    @property
+    def prefill_s(self) -> float:
+        """The shortest prefill of one request."""
+        return max(self.weights_s, self.prefill_compute_s)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Most output tokens a second: every slot gets a token each step, and nothing else."""
+        return self.slots / self.decode_step_s
+
+    @property
+    def decode_bound(self) -> str:
+        """What a decode step waits for, `bandwidth` or `compute`."""
+        return "compute" if self.step_compute_s > self.weights_s + self.cache_s else "bandwidth"
+
+    @property
+    def prefill_bound(self) -> str:
+        """What a prefill waits for, `bandwidth` or `compute`."""
+        return "compute" if self.prefill_compute_s > self.weights_s else "bandwidth"
+
+    @property
+    def timing(self) -> Timing:
+        """The floor as an endpoint's two times: what a perfect server on this machine would be."""
+        return Timing(self.slots, self.prefill_s, self.decode_step_s, f"physical floor: {SOURCE}")
+
+    def share(self, timing: Timing) -> Share:
+        """How near to the floor an endpoint's times are, and why.
+
+        Raises:
+            WorkshopError: When its batch size is another.
+        """
+        if timing.slots != self.slots:
+            raise WorkshopError(
+                f"These times are of batch size {timing.slots} and this floor is of {self.slots}: "
+                "ask for both with the same batch size."
+            )
+        decode = self.decode_step_s / timing.decode_step_s
+        prefill = self.prefill_s / timing.prefill_s
+        return Share(
+            decode, prefill, f"{self._step(timing, decode)}; {self._fill(timing, prefill)}"
+        )
+
+    def _step(self, timing: Timing, share: float) -> str:
+        said = f"{_percent(share)} of the {self.decode_bound} floor: a step takes "
+        said += f"{_ms(timing.decode_step_s)}, "
+        if self.decode_bound == "compute":
+            said += f"computing {self.slots} tokens {_ms(self.step_compute_s)}"
+        else:
+            said += f"reading the weights {_ms(self.weights_s)}"
+            said += f" and the KV cache {_ms(self.cache_s)}" if self.cache_s else ""
+        left_out = f" (which leaves out what {self.cores} cores exchange, and the host)"
+        return said + _rest(share, left_out)
+
+    def _fill(self, timing: Timing, share: float) -> str:
+        work = f"computing {self.padded_tokens:,} tokens"
+        if self.prefill_bound == "bandwidth":
+            work = "reading the weights"
+        said = f"prefill takes {_s(timing.prefill_s)}, {work} {_s(self.prefill_s)} "
+        said += f"({_percent(share)})" + _rest(share, "")
+        if self.prompt_tokens and self.padded_tokens > self.prompt_tokens:
+            alone_s = max(self.weights_s, self.prompt_compute_s)
+            said += f", and it pads {self.prompt_tokens:,} tokens to {self.padded_tokens:,}: alone "
+            said += f"they need {_s(alone_s)}"
+        return said
+
+
+def of(
+    model_id: str,
+    *,
+    instance_type: str,
+    batch_size: int,
+    sequence_length: int = 4096,
+    prompt_tokens: int | None = None,
+    context_tokens: int = 0,
+) -> Floor:
+    """The floor of a model on an instance.
+
+    Every parameter counts for every token; that embeddings are looked up and the head is needed
+    for the last token only (3 % of 70 B) is left out, as usual. Beyond Llama 3, whose
+    architectures are known, attention and cache count nothing: still a floor, a lower one.
+
+    Args:
+        model_id: Hugging Face model whose name says its size, e.g. `…-70B-Instruct`.
+        instance_type: A key of `helpers.costs.INSTANCES`, with or without `ml.`.
+        batch_size: Static batch size; above 1 every prefill is padded to the sequence length.
+        sequence_length: Tokens a slot holds.
+        prompt_tokens: Length of a prompt; None when it is not known, then a batch of 1 computes
+            the least, one token.
+        context_tokens: Tokens in each slot whose keys and values a decode step reads. With 0 the
+            weights count alone, which holds for every load.
+
+    Raises:
+        WorkshopError: When the model's name has no size, the instance is not in the table, or a
+            number makes no sense.
+    """
+    billions = models.parameters_b(model_id)
+    if billions is None:
+        raise WorkshopError(
+            f"The name {model_id!r} does not say how large the model is (as in -8B or -70B), so "
+            "it has no floor: choose a name that says it."
+        )
+    name = "ml." + instance_type.removeprefix("ml.")
+    if name not in costs.INSTANCES:
+        raise WorkshopError(
+            f"No specification of {instance_type!r}: use one of {', '.join(costs.INSTANCES)}."
+        )
+    _check("A batch size", batch_size, 1)
+    _check("A sequence length", sequence_length, 1)
+    _check("The context of a slot", context_tokens, 0, sequence_length)
+    if prompt_tokens is not None:
+        _check("A prompt", prompt_tokens, 1, sequence_length)
+    machine, known = costs.INSTANCES[name], models.architecture(model_id)
+    bytes_per_s = machine.bandwidth_gib_s * BYTES_PER_BANDWIDTH_UNIT
+    operations_per_s = machine.bf16_tflops * 1e12
+    cached = known.kv_bytes_per_token * batch_size * context_tokens if known else 0
+    padded = sequence_length if batch_size > 1 else prompt_tokens or 1
+
+    def compute_s(tokens: int, *, attended: float) -> float:
+        attention = 4 * known.layers * known.heads * known.head_size * attended if known else 0
+        return tokens * (2 * billions * 1e9 + attention) / operations_per_s
+
+    def prefill_s(tokens: int) -> float:  # causal: a token attends to half of them on average
+        return compute_s(tokens, attended=tokens / 2)
+
+    return Floor(
+        slots=batch_size,
+        cores=machine.cores,
+        weights_s=models.BYTES_PER_PARAMETER * billions * 1e9 / bytes_per_s,
+        cache_s=cached / bytes_per_s,
+        step_compute_s=compute_s(batch_size, attended=context_tokens),
+        prefill_compute_s=prefill_s(padded),
+        prompt_compute_s=prompt_tokens and prefill_s(prompt_tokens),
+        padded_tokens=padded,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def _check(what: str, tokens: int, least: int, most: int | None = None) -> None:
+    is_whole = isinstance(tokens, Integral) and not isinstance(tokens, bool)
+    if not is_whole or tokens < least or (most is not None and tokens > most):
+        upto = f" and at most the {most} tokens a slot holds" if most is not None else ""
+        raise WorkshopError(f"{what} is a whole number, at least {least}{upto}, not {tokens!r}.")
+
+
+def _rest(share: float, why: str) -> str:
+    """Why it is above the floor; below there is nothing but a mistake."""
+    return why if share <= 1 else ", which no machine can: a time or a specification is wrong"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds:.2f} s"

@@ -1,0 +1,500 @@
+"""A run against its prediction: did the machine do what it should, and if not, what is the cause?
+
+The twin serves the very requests of the run: the same load, the replies' actual lengths in the
+order of sending, warm-up included, in AWS seconds. Both sides are then measured by the same code
+over the same window (`metrics`). What the machine did with its time (`observed`) says what limits
+the run, and where both differ, by which measurement.
+"""
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from helpers import audit, configured, metrics, observed, results, twin
+from helpers.errors import ResultsError, WorkshopError
+from helpers.floor import Floor
+from helpers.observed import Times, Use
+from helpers.records import RequestRecord
+from helpers.twin import Served, Timing
+
+# Calibrated on one user, the twin is within 5 % of published throughputs and 10 % of their median
+# times to first token (tests/test_twin_tables.py): closer than that nothing is said to differ.
+AS_PREDICTED = 0.10
+# So much less in flight than in the model is noted: Little's law, audit.MISSING_USERS_NOTE.
+MISSING = audit.MISSING_USERS_NOTE
+# A run that is alone has no pause but its own prefills; a client that stumbles makes a few.
+PAUSED = 0.05
+# A time that differs by less than a prediction does explains nothing.
+OTHER_TIME = 0.10
+# The larger part of a time, so its cause.
+MOST = 0.5
+# As full as 3.6 of 4 slots; a batch in steady turnover is never quite full.
+FULL = 0.9
+# Checks of the audit that say the client was not fit to measure. Missing users are weighed against
+# other causes instead; an arrival rate that was not kept has no such measure.
+_CLIENT_CHECKS = ("dispatch", "event loop", "client CPU", "clock")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures of a window, AWS time; NaN where there is none.
+
+    Attributes:
+        output_tokens_per_s: Output throughput.
+        ttft_p50_s: Median time to first token.
+        ttft_mean_s: Its mean.
+        tpot_p50_s: Median time per output token after the first.
+    """
+
+    output_tokens_per_s: float
+    ttft_p50_s: float
+    ttft_mean_s: float
+    tpot_p50_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A run against its prediction and its floor.
+
+    Attributes:
+        measured: What came out; in a rehearsal simulated too, by another way.
+        predicted: What the model says of the same requests.
+        floor: What the machine allows; None for a machine that is not known.
+        timing: The endpoint's two times, as the model took them.
+        cause: `as predicted`, or why not: `client-bound`, `requests failed`, `other load`,
+            `slower decode`, `faster decode`, `slower prefill`, `faster prefill`, `queue-bound`,
+            `batch not filled`, `prefill-bound`, `unexplained`.
+        evidence: The measurement that says so.
+        limit: What the run was limited by: `prefill-bound`, `batch not filled`, `queue-bound`,
+            `decode-bound`, or the cause where only part of the endpoint's work is known.
+        limit_evidence: The measurement that says so.
+        times: The endpoint's two times as the run shows them.
+        target: `rehearsal`, `aws` or `server`.
+        reservation: What the run's audit found wrong, empty when it is valid.
+    """
+
+    measured: Figures
+    predicted: Figures
+    floor: Floor | None
+    timing: Timing
+    cause: str
+    evidence: str
+    limit: str
+    limit_evidence: str
+    times: Times
+    target: str
+    reservation: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one line; a rehearsal says that it is one, and measured nothing."""
+        got = _rate(self.measured.output_tokens_per_s)
+        said = "rehearsal: " if self.target == "rehearsal" else "measured "
+        said += f"{got} tokens/s, the model says {_rate(self.predicted.output_tokens_per_s)}"
+        if self.floor:
+            said += f", the floor is {_rate(self.floor.tokens_per_s)}"
+        said += f": {self.cause}"
+        if self.evidence:
+            said += f", {self.evidence}"
+        if self.limit != self.cause:
+            said += f"; {self.limit}, {self.limit_evidence}"
+        return said + (f"; {self.reservation}" if self.reservation else "")
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def against(run: results.Run, timing: Timing | None = None) -> Verdict:
+    """Hold a run against what the twin predicts for the same requests.
+
+    Users who think are replayed by the times at which they sent, and so are arrivals.
+
+    Args:
+        run: The run.
+        timing: The endpoint's two times, e.g. from `twin.calibrate`; those of its configuration
+            when left out.
+
+    Raises:
+        ResultsError: When the run has no figures, or more instances than the model.
+        WorkshopError: When no times are given and the twin does not know the endpoint.
+    """
+    endpoint, load = run.config["endpoint"], run.config["load"]
+    figures = run.summary["window"]
+    if figures is None:
+        raise ResultsError(
+            f"{run.path.name} has no figures, the asked load was never there: repeat it with at "
+            "least two requests a user."
+        )
+    instances = endpoint.get("instance_count") or 1
+    if instances > 1:
+        raise ResultsError(
+            f"{run.path.name} had {instances} instances and the model is of one: hold a run of "
+            "one instance against it."
+        )
+    timing = timing or configured.timing(endpoint)
+    records = [observed.aws_time(one, run.config["clock_speed"]) for one in run.records]
+    took = observed.times(records, timing)
+    measured = _Side(records, load, figures, took)
+    predicted = _Side.of(_predicted(records, load, timing), load, timing)
+    cause, evidence = _cause(run, measured, predicted, timing)
+    limit, limit_evidence = _limit(measured.use, timing, load)
+    if cause == "other load":  # and then only part of the endpoint's work is known
+        limit, limit_evidence = cause, evidence
+    return Verdict(
+        measured=measured.shown,
+        predicted=predicted.shown,
+        floor=_floor(endpoint, records, timing),
+        timing=timing,
+        cause=cause,
+        evidence=evidence,
+        limit=limit,
+        limit_evidence=limit_evidence,
+        times=took,
+        target=run.target,
+        reservation=_reservation(run, cause),
+    )
+
+
+def table(runs: Iterable[results.Run], timing: Timing | None = None) -> pd.DataFrame:
+    """One row a run: what came out beside what the model says and the floor; `target` comes last.
+
+    A run that the model cannot predict has empty cells, and its cause says why.
+
+    Args:
+        runs: The runs.
+        timing: As in `against`, for all of them.
+    """
+    runs = list(runs)
+    frame = metrics.table(runs)
+    which = frame.iloc[:, : frame.columns.get_loc("requests")]  # recipe and load
+    rows = pd.DataFrame([_row(run, timing) for run in runs]).round(2)
+    return pd.concat([which, rows], axis=1)
+
+
+def _row(run: results.Run, timing: Timing | None) -> dict:
+    try:
+        found = against(run, timing)
+        measured, predicted, limits = found.measured, found.predicted, found.floor
+        cause, limit = found.cause, found.limit
+    except WorkshopError as error:
+        measured, predicted, limits = _shown(run.summary["window"]), _NOTHING, None
+        cause, limit = f"no prediction: {error}", ""
+    return {
+        "output tokens/s": measured.output_tokens_per_s,
+        "predicted tokens/s": predicted.output_tokens_per_s,
+        "floor tokens/s": limits.tokens_per_s if limits else math.nan,
+        "TTFT p50 (s)": measured.ttft_p50_s,
+        "predicted TTFT p50 (s)": predicted.ttft_p50_s,
+        "TPOT p50 (ms)": 1000 * measured.tpot_p50_s,
+        "predicted TPOT p50 (ms)": 1000 * predicted.tpot_p50_s,
+        "verdict": cause,
+        "limited by": limit,
+        "target": run.target,
+    }
+
+
+# --- the two sides --------------------------------------------------------------------------------
+
+
+class _Side:
+    """A run or its prediction, measured the same way; AWS time.
+
+    Attributes:
+        shown: Its figures.
+        took: The endpoint's two times.
+        use: How the endpoint's time was used.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[RequestRecord],
+        load: Mapping,
+        figures: Mapping,
+        took: Times | Timing,
+    ):
+        self.shown, self.took = _shown(figures), took
+        self.use = observed.use(records, metrics.windows(records, load), figures, took)
+
+    @classmethod
+    def of(cls, records: Sequence[RequestRecord], load: Mapping, took: Times | Timing) -> "_Side":
+        """With figures of its own."""
+        spans = metrics.windows(records, load)
+        if not spans:
+            raise ResultsError(
+                "The model finds no moment at which the asked load was there: repeat the run with "
+                "at least two requests a user."
+            )
+        figures = metrics.figures(
+            records, spans, kind=load["kind"], clock_speed=1.0, price_per_hour=None
+        )
+        return cls(records, load, figures, took)
+
+
+def _shown(figures: Mapping | None) -> Figures:
+    if figures is None:
+        return _NOTHING
+    ttft_s, tpot_s = figures["ttft_s"], figures["tpot_s"]
+    values = (figures["output_tokens_per_s"], ttft_s["p50"], ttft_s["mean"], tpot_s["p50"])
+    return Figures(*(math.nan if value is None else value for value in values))
+
+
+_NOTHING = Figures(math.nan, math.nan, math.nan, math.nan)
+
+
+def _predicted(
+    records: Sequence[RequestRecord], load: Mapping, timing: Timing
+) -> list[RequestRecord]:
+    """The same requests as the twin serves them, each part of a run by itself."""
+    parts = defaultdict(list)
+    for record in records:
+        parts[record.part].append(record)
+    return [one for mine in parts.values() for one in _replayed(mine, load, timing)]
+
+
+def _replayed(
+    mine: Sequence[RequestRecord], load: Mapping, timing: Timing
+) -> Iterator[RequestRecord]:
+    """Requests of one part, served in the order in which they were sent."""
+    in_order = sorted(mine, key=lambda one: (one.sent_s, one.index))
+    lengths = [max(1, one.output_tokens) for one in in_order]
+    if _is_replayed(load):
+        asked = {"load": "arrivals", "arrivals_s": [one.sent_s for one in in_order]}
+    else:
+        asked = {"load": load["kind"].removesuffix("_loop"), "concurrency": load["concurrency"]}
+    served = sorted(
+        twin.serve(timing, requests=len(lengths), lengths=lengths, **asked),
+        key=lambda one: one.number,
+    )
+    firsts_s, together = np.unique([one.first_s for one in served], return_counts=True)
+    prefills = (firsts_s - together * timing.prefill_s, firsts_s)
+    by = in_order
+    if not _is_replayed(load):
+        users = zip(in_order, _users(served, load), strict=True)
+        by = [replace(one, client=0, user=user) for one, user in users]
+    for record, one in zip(by, served, strict=True):
+        yield _as_served(record, one, _tokens_s(one, prefills, timing))
+
+
+def _is_replayed(load: Mapping) -> bool:
+    """Whether the model takes the times of sending from the run."""
+    return load["kind"] == "arrivals" or load["think_s"] > 0
+
+
+def _users(served: Iterable[Served], load: Mapping) -> Iterator[int]:
+    """Who sent each request: in a closed loop the one whose last answer came first."""
+    free = [(-math.inf, user) for user in range(load["concurrency"])]
+    for one in served:
+        _, user = heapq.heappop(free)
+        heapq.heappush(free, (one.last_s, user))
+        yield user
+
+
+def _tokens_s(
+    served: Served, prefills: tuple[np.ndarray, np.ndarray], timing: Timing
+) -> np.ndarray:
+    """When each token came: a step apart, and all prefills in between later.
+
+    Args:
+        served: A request.
+        prefills: When each prefill of the endpoint began and ended.
+        timing: The endpoint's two times.
+    """
+    tokens_s = served.first_s + timing.decode_step_s * np.arange(served.tokens)
+    began_s, ended_s = prefills
+    during = slice(*np.searchsorted(ended_s, (served.first_s, served.last_s), side="right"))
+    for begins_s, ends_s in zip(began_s[during], ended_s[during], strict=True):
+        tokens_s[tokens_s > begins_s + timing.decode_step_s / 2] += ends_s - begins_s
+    return tokens_s
+
+
+def _as_served(record: RequestRecord, served: Served, tokens_s: np.ndarray) -> RequestRecord:
+    """The record of a request as the twin served it; a failed one stays failed."""
+    chunks = len(record.chunk_s)
+    chunk_s = tokens_s[np.linspace(0, len(tokens_s) - 1, chunks).round().astype(int)]
+    return replace(
+        record,
+        sent_s=served.sent_s,
+        first_s=served.first_s if chunks else None,
+        last_s=served.last_s if chunks else None,
+        ended_s=served.last_s,
+        chunk_s=tuple(chunk_s.tolist()),
+        dispatch_s=0.0,
+    )
+
+
+def _floor(endpoint: Mapping, records: Sequence[RequestRecord], timing: Timing) -> Floor | None:
+    prompts = [one.prompt_tokens for one in records if one.error is None and one.prompt_tokens > 0]
+    try:
+        length = configured.shape(endpoint).sequence_length
+        prompt = min(length, round(float(np.mean(prompts)))) if prompts else None
+        found = configured.limits(endpoint, prompt_tokens=prompt)
+    except WorkshopError:
+        return None
+    return found if found.slots == timing.slots else None
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+def _cause(run: results.Run, measured: _Side, predicted: _Side, timing: Timing) -> tuple[str, str]:
+    """Why a run differs from its prediction, and the measurement that says so.
+
+    First what makes the measurements themselves doubtful. Then, of what is measured to be other
+    than the model has it, what took the most of the endpoint's time. Last, how requests met.
+    """
+    off = _off(measured, predicted)
+    if not off:
+        return "as predicted", ""
+    return (
+        _doubtful(run, measured.took)
+        or _largest(run.config["load"], measured, predicted, timing)
+        or _met_otherwise(measured, predicted, timing)
+        or ("unexplained", f"{off}, and no measurement says why")
+    )
+
+
+def _off(measured: _Side, predicted: _Side) -> str:
+    """Which figures are not as predicted, in words; empty when all are.
+
+    A median between two groups of requests jumps from one to the other for nothing, so that a time
+    to first token is also as predicted when its mean is.
+    """
+    values = {
+        "tokens/s": ("output_tokens_per_s",),
+        "TTFT": ("ttft_p50_s", "ttft_mean_s"),
+        "TPOT": ("tpot_p50_s",),
+    }
+    found = []
+    for name, these in values.items():
+        ratios = [getattr(measured.shown, one) / getattr(predicted.shown, one) for one in these]
+        known = [ratio - 1 for ratio in ratios if not math.isnan(ratio)]
+        nearest = min(known, key=abs, default=0.0)
+        if abs(nearest) > AS_PREDICTED:
+            found.append(f"{name} {_percent(abs(nearest))} {'above' if nearest > 0 else 'below'}")
+    return ", ".join(found)
+
+
+def _doubtful(run: results.Run, took: Times) -> tuple[str, str] | None:
+    """What makes a run no measurement of this endpoint under this load."""
+    checks = run.summary["audit"]["checks"]
+    wrong = {one["check"]: one for one in checks if one["level"] == "invalid"}
+    if failed := wrong.get("errors"):
+        return "requests failed", f"{failed['found']}, and a failed one frees its slot early"
+    of_client = _CLIENT_CHECKS
+    if run.config["load"]["kind"] == "arrivals":
+        of_client = ("load", *of_client)
+    for name in of_client:
+        if check := wrong.get(name):
+            return "client-bound", f"{name}: {check['found']} (limit {check['limit']})"
+    if took.paused > PAUSED:
+        return "other load", (
+            f"{_percent(took.paused)} of the replies' time are pauses in which none of these "
+            "requests was prefilled: someone else uses the endpoint, or the stream stood still"
+        )
+    return None
+
+
+def _largest(
+    load: Mapping, measured: _Side, predicted: _Side, timing: Timing
+) -> tuple[str, str] | None:
+    """What is other than in the model, by how much of the endpoint's time it took or spared."""
+    took, use = measured.took, measured.use
+    step, prefill = (
+        took.decode_step_s / timing.decode_step_s,
+        took.prefill_s / timing.prefill_s,
+    )
+    causes = []
+    missing = 1 - use.in_flight / predicted.use.in_flight
+    if missing > MISSING and not _is_replayed(load):
+        causes.append((missing, "client-bound", _missing(use, predicted.use)))
+    if abs(step - 1) > OTHER_TIME:
+        said = f"a decode step took {_ms(took.decode_step_s)}, in the model "
+        said += _ms(timing.decode_step_s)
+        causes.append((use.decode * abs(1 - 1 / step), f"{_speed(step)} decode", said))
+    if abs(prefill - 1) > OTHER_TIME:
+        said = f"a prefill took {took.prefill_s:.2f} s, in the model {timing.prefill_s:.2f} s"
+        causes.append((use.prefill * abs(1 - 1 / prefill), f"{_speed(prefill)} prefill", said))
+    return max(causes)[1:] if causes else None
+
+
+def _met_otherwise(measured: _Side, predicted: _Side, timing: Timing) -> tuple[str, str] | None:
+    """How requests met at the endpoint, where its two times are as in the model."""
+    use, model, slots = measured.use, predicted.use, timing.slots
+    longer = measured.shown.ttft_p50_s > (1 + AS_PREDICTED) * predicted.shown.ttft_p50_s
+    if longer and use.in_flight > slots and use.waiting > MOST:
+        return "queue-bound", f"{_queue(use, slots)}, {_percent(model.waiting)} in the model"
+    missing, queue = model.in_flight - use.in_flight, model.in_flight - slots
+    if 0 < AS_PREDICTED * queue < missing:
+        return "client-bound", f"{_missing(use, model)}, so that fewer wait"
+    if use.filled < FULL * model.filled:
+        return "batch not filled", f"{_fill(use, slots)}, {model.filled:.1f} in the model"
+    if use.prefill > max(MOST, (1 + OTHER_TIME) * model.prefill):
+        return "prefill-bound", f"{_prefills(use)}, {_percent(model.prefill)} in the model"
+    return None
+
+
+def _limit(use: Use, timing: Timing, load: Mapping) -> tuple[str, str]:
+    """What limits a run, whether it is as predicted or not, and the measurement that says so."""
+    if use.prefill > MOST:
+        return "prefill-bound", _prefills(use)
+    if use.filled < FULL * timing.slots:
+        return "batch not filled", _fill(use, timing.slots) + _why_not_filled(load, timing.slots)
+    if use.in_flight > timing.slots and use.waiting > MOST:
+        return "queue-bound", _queue(use, timing.slots)
+    return "decode-bound", f"decode steps take {_percent(use.decode)} of the endpoint's time"
+
+
+def _why_not_filled(load: Mapping, slots: int) -> str:
+    if load["kind"] == "rounds":
+        return ": a round waits for its slowest"
+    if load["kind"] == "closed_loop" and load["concurrency"] < slots:
+        return f": fewer users ({load['concurrency']}) than slots"
+    return ""
+
+
+def _reservation(run: results.Run, cause: str) -> str:
+    """What the audit found wrong, unless that is the cause."""
+    audit_of = run.summary["audit"]
+    is_said = audit_of["valid"] or cause in ("client-bound", "requests failed")
+    return "" if is_said else audit.sentence(audit_of)
+
+
+def _missing(use: Use, model: Use) -> str:
+    return (
+        f"{use.in_flight:.1f} requests were in flight where the model has {model.in_flight:.1f}: "
+        "the client was late to send the next ones"
+    )
+
+
+def _prefills(use: Use) -> str:
+    return f"prefills take {_percent(use.prefill)} of the endpoint's time"
+
+
+def _fill(use: Use, slots: int) -> str:
+    return f"{use.filled:.1f} of {slots} slots have a request at a decode step"
+
+
+def _queue(use: Use, slots: int) -> str:
+    said = f"{use.in_flight:.1f} requests are in flight for {slots} slots, and waiting is "
+    return said + f"{_percent(use.waiting)} of the median TTFT"
+
+
+def _speed(ratio: float) -> str:
+    return "slower" if ratio > 1 else "faster"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"
+
+
+def _rate(tokens_per_s: float) -> str:
+    return f"{tokens_per_s:.0f}" if tokens_per_s >= 10 else f"{tokens_per_s:.1f}"
