@@ -160,6 +160,14 @@ def conduct(caller: Connection) -> None:
 
 @contextmanager
 def connected(address: str):
+    """Join a Ray cluster, with this repository's helpers on its nodes; yields the module `ray`.
+
+    Args:
+        address: As `ray.init` takes it.
+
+    Raises:
+        SettingsError: When it cannot be used.
+    """
     import ray
 
     try:

@@ -3,11 +3,13 @@
 import math
 import numbers
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from helpers import costs, recipes, twin
+from helpers import configured, costs, floor, models, recipes, twin
 from helpers.errors import WorkshopError
+from helpers.floor import Floor
 from helpers.recipes import Recipe
+from helpers.results import Run
 from helpers.twin import Timing
 
 OUTPUT_TOKENS, OUTPUT_TOKENS_STDDEV = 250, 50  # what the published tables sent (results/published)
@@ -33,18 +35,90 @@ class Machine:
         costs.price_per_hour(self.instance_type)  # no answer without a price
 
     @classmethod
+    def named(
+        cls,
+        model_id: str,
+        *,
+        instance_type: str,
+        batch_size: int,
+        sequence_length: int = 4096,
+        times_s: tuple[float, float] | None = None,
+    ) -> "Machine":
+        """A machine with given times of prefill and decode step, else published or derived ones.
+
+        Raises:
+            WorkshopError: When nobody knows its times or its price, or the model does not fit.
+        """
+        check_whole("A batch size", batch_size)
+        check_whole("A sequence length", sequence_length)
+        name = "ml." + instance_type.removeprefix("ml.")
+        if times_s is None:
+            timing = twin.timing(model_id, instance_type=name, batch_size=batch_size)
+        else:
+            try:
+                timing = Timing(batch_size, *times_s, source="given")
+            except ValueError as error:
+                raise WorkshopError(str(error)) from error
+        machine = cls(name, timing, model_id, sequence_length)
+        machine.check_memory()
+        return machine
+
+    @classmethod
     def of(cls, recipe: Recipe | str = recipes.DEFAULT) -> "Machine":
         """The machine of a recipe, with published times where there are any."""
         recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
-        timing = twin.timing(
-            recipe.model_id, instance_type=recipe.instance_type, batch_size=recipe.batch_size
+        return cls.named(
+            recipe.model_id,
+            instance_type=recipe.instance_type,
+            batch_size=recipe.batch_size,
+            sequence_length=recipe.sequence_length,
         )
-        return cls(recipe.instance_type, timing, recipe.model_id, recipe.sequence_length)
+
+    @classmethod
+    def of_run(cls, run: Run, *, batch_size: int | None = None) -> "Machine":
+        """The machine that a run measured, with the times that the run gives.
+
+        Raises:
+            WorkshopError: When the run does not say what it measured, or tells no times.
+        """
+        endpoint = run.config["endpoint"]
+        served = configured.shape(endpoint)
+        timing = twin.calibrate(run, batch_size=batch_size).timing(batch_size)
+        length = served.sequence_length or cls.sequence_length
+        return cls(endpoint.get("instance_type") or "", timing, served.model_id or "", length)
 
     @property
     def price_per_hour(self) -> float:
         """$ an hour as a SageMaker endpoint of one replica."""
         return costs.price_per_hour(self.instance_type)
+
+    @property
+    def floor(self) -> Floor | None:
+        """The shortest times that memory and compute allow; None for a model of unknown size."""
+        if models.parameters_b(self.model_id) is None:
+            return None
+        return floor.of(
+            self.model_id,
+            instance_type=self.instance_type,
+            batch_size=self.timing.slots,
+            sequence_length=self.sequence_length,
+        )
+
+    def check_memory(self) -> None:
+        """Refuse what does not leave a tenth of the memory free, where `preflight` warns.
+
+        Raises:
+            WorkshopError: When it does not.
+        """
+        there_gb = models.hbm_gb(costs.INSTANCES[self.instance_type].cores)
+        takes = models.memory(
+            self.model_id, batch_size=self.timing.slots, sequence_length=self.sequence_length
+        )
+        if takes.needed_gb > models.TIGHT * there_gb:
+            raise WorkshopError(
+                f"Weights and KV cache take {takes.needed_gb:,.0f} GB, and a tenth of the "
+                f"{there_gb:.0f} GB has to stay free: choose a larger instance or a smaller batch."
+            )
 
     def __str__(self) -> str:
         timing = self.timing
@@ -118,15 +192,6 @@ def rate_per_s(people: float, every_s: float) -> float:
     return people / every_s
 
 
-def with_times(machine: Machine, **times) -> Machine:
-    """A machine with other times or slots, named as in `Timing`; says so in their source."""
-    try:
-        timing = replace(machine.timing, source="given", **times)
-    except ValueError as error:
-        raise WorkshopError(str(error)) from error
-    return replace(machine, timing=timing)
-
-
 def check_whole(what: str, value: object, *, least: int = 1) -> int:
     """A whole number.
 
@@ -139,9 +204,7 @@ def check_whole(what: str, value: object, *, least: int = 1) -> int:
     return int(value)
 
 
-def _check(
-    what: str, value: object, *, least: float = -math.inf, above: float = -math.inf
-) -> None:
+def _check(what: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
     if not _is_number(value) or not (value >= least and value > above):
         bound = f"more than {above:g}" if above > -math.inf else f"{least:g} or more"
         verb = "are" if what.startswith("Output") else "is"

@@ -121,6 +121,7 @@ class Day:
                 "$ a month": f"{one.price_per_month:,.0f}",
                 "TTFT p95 (s)": f"{one.ttft_p95_s:.2f}",
                 "within the limit (%)": f"{100 * one.within:.1f}",
+                "worst hour (%)": f"{one.hours['within the limit (%)'].min():.1f}",
             }
             for name, one in days.items()
         }
@@ -394,10 +395,12 @@ class _Waits:
         return float(self.weight @ (self.ttft_s <= limit_s).mean(axis=1) / total) if total else 1.0
 
     def quantile(self, share: float) -> float:
-        """What so many of them do not exceed."""
+        """What so many of them do not exceed; NaN when nobody comes."""
         values = self.ttft_s.ravel()
         order = np.argsort(values)
         below = np.cumsum(np.repeat(self.weight, self.ttft_s.shape[1])[order])
+        if not below[-1]:
+            return math.nan
         return float(values[order[np.searchsorted(below, share * below[-1])]])
 
 

@@ -118,17 +118,19 @@ def at_rate(
 
 def highest_rate_per_s(timing: Timing, answers: Answers, *, seed: int = 0) -> float:
     """Requests a second that a replica finishes when its queue is never empty."""
+    users = 4 * timing.slots
+    requests = max(_FULL_REQUESTS, 4 * users)
     served = twin.serve(
         timing,
         load="closed",
-        concurrency=4 * timing.slots,
-        requests=_FULL_REQUESTS,
+        concurrency=users,
+        requests=requests,
         lengths=answers.lengths(seed),
         seed=seed,
     )
-    ends = np.fromiter((one.last_s for one in served), float, count=_FULL_REQUESTS)
-    begin, end = int(_STARTING * _FULL_REQUESTS), _FULL_REQUESTS - 4 * timing.slots
-    return (end - begin) / (ends[end] - ends[begin])
+    ends = np.fromiter((one.last_s for one in served), float, count=requests)
+    begin, end = max(users, int(_STARTING * requests)), requests - users
+    return float((end - begin) / (ends[end] - ends[begin]))
 
 
 @dataclass(frozen=True, eq=False)

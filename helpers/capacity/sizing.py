@@ -1,7 +1,7 @@
 """How many replicas it takes to keep limits, and what they cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
 _NEARLY_ALL = 0.98  # of the highest rate: beyond, a queue only grows
 _STEPS = 8  # halvings: the rate is then known to 0.4 % of the highest
 _REQUESTS = 10_000  # for each of them
+_MORE = 0.01  # replicas at a time, where the answer does not hold
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Sizing:
         highest_per_s: Requests a second that it finishes at all.
         replicas: How many it takes.
         each: What each of them does then.
+        at_floor: How many it would take if each did as much as its memory and compute allow; None
+            for a model of unknown size.
     """
 
     machine: Machine
@@ -39,6 +42,7 @@ class Sizing:
     highest_per_s: float
     replicas: int
     each: Point
+    at_floor: int | None = None
 
     @property
     def price_per_hour(self) -> float:
@@ -65,6 +69,9 @@ class Sizing:
             "a replica bears (requests/s)": f"{self.bears_per_s:.3f}",
             "of at most (requests/s)": f"{self.highest_per_s:.3f}",
             "replicas": f"{self.replicas:,}",
+            "replicas at the physical floor": (
+                "unknown" if self.at_floor is None else f"{self.at_floor:,}"
+            ),
             "$/h": f"{self.price_per_hour:,.2f}",
             "$ a month (730 h)": f"{self.price_per_month:,.0f}",
             "$ per 1M output tokens": f"{self.per_million_tokens:,.2f}",
@@ -103,12 +110,26 @@ def replicas(
         WorkshopError: When a number makes no sense, or no rate keeps the limits.
     """
     machine, answers = machine or Machine.of(), answers or Answers()
-    arriving = rate_per_s(people, every_s)
     check_whole("A seed", seed, least=0)
+    rate = rate_per_s(people, every_s)
+    found = for_rate(machine, rate, limits=limits, answers=answers, seed=seed)
+    if machine.floor is None:
+        return found
+    bears, _ = bearable_rate_per_s(machine.floor.timing, limits, answers, seed=seed)
+    return replace(found, at_floor=math.ceil(rate / bears - 1e-9))
+
+
+def for_rate(
+    machine: Machine, arriving: float, *, limits: Limits, answers: Answers, seed: int = 0
+) -> Sizing:
+    """How many replicas it takes for so many requests a second; see `replicas`."""
     bears, highest = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
     count = math.ceil(arriving / bears - 1e-9)
     each = response.at_rate(machine.timing, arriving / count, answers=answers, seed=seed)
-    return Sizing(machine, limits, arriving, bears, highest, count, each)
+    while not each.keeps(limits):  # more requests than the search had may say otherwise
+        count += math.ceil(_MORE * count)
+        each = response.at_rate(machine.timing, arriving / count, answers=answers, seed=seed)
+    return Sizing(machine, limits, arriving, min(bears, arriving / count), highest, count, each)
 
 
 def bearable_rate_per_s(
