@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from helpers import conductor
+from helpers import cluster, conductor
 from helpers.conductor import Child
 from helpers.errors import ClusterError, SettingsError
 
@@ -25,6 +25,11 @@ HERE = "local"  # Ray's word for a cluster of its own
 # Ray's own switch for Windows and macOS, where it binds to loopback by default: set to 0 it does
 # so everywhere (ray 2.60, _private/ray_constants.py).
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+_JOINED = "joined"
+_START_S = 60.0  # for Ray to start, or a cluster to answer
+_LOOK_S = 0.25  # at whether the caller is still there
+_LEAVE_S = 5.0  # for Ray's processes to end after an interrupt
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -75,6 +80,7 @@ def _on_ray(work: Callable, items: list, address: str) -> list:
             "Ray is not installed here: pip install -r requirements-ray.txt, or leave the cluster "
             "out."
         )
+    cluster.knock(address)
     alone = _LOOPBACK if address == HERE else {}
     # A session of its own: an interrupt is for this process, which ends that one.
     child = Child(
@@ -84,14 +90,21 @@ def _on_ray(work: Callable, items: list, address: str) -> list:
     )
     try:
         child.pipe.send((address, work, items))
+        if not child.pipe.poll(_START_S):
+            raise SettingsError(
+                f"No Ray cluster has answered at {address} in {_START_S:g} s: look at the port, or "
+                "leave the cluster out."
+            )
         said = child.pipe.recv()
+        if said == _JOINED:
+            said = child.pipe.recv()
     except (EOFError, OSError) as error:
         raise ClusterError(
             f"The connection to the Ray cluster broke ({child.last_words()}): run it again, or "
             "leave the cluster out."
         ) from error
     finally:
-        child.end()
+        child.end(within_s=_LEAVE_S)
     if isinstance(said, Exception):
         raise said
     return said
@@ -103,8 +116,12 @@ def conduct(caller: Connection) -> None:
         try:
             address, work, items = caller.recv()
             with conductor.connected(address) as ray:
+                caller.send(_JOINED)
                 at_work = ray.remote(num_cpus=1)(_answer)
-                answers = ray.get([at_work.remote(work, item) for item in items])
+                coming = waiting = [at_work.remote(work, item) for item in items]
+                while waiting and not caller.poll():  # the caller says nothing more, but goes
+                    _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_LOOK_S)
+                answers = [] if waiting else ray.get(coming)
             caller.send(answers)
         except Exception as error:
             caller.send(_own(error))
