@@ -12,12 +12,13 @@ from helpers.capacity import expectation, fleet
 from helpers.capacity.asked import OUTPUT_TOKENS, OUTPUT_TOKENS_STDDEV, Answers, Limits, Machine
 from helpers.capacity.expectation import USERS
 from helpers.capacity.machines import BATCH_SIZES, machines
-from helpers.capacity.sizing import replicas
+from helpers.capacity.sizing import CHANCE, replicas
 from helpers.errors import WorkshopError
 from helpers.twin import guide
 
 _PREDICTED = "Predicted by the model, not measured."
 _PRICES = f"Prices: SageMaker endpoints on demand, {costs.PRICE_DATE}."
+_CHANCE = f"Chance moves the number of replicas by about {100 * CHANCE:.0f} % (--seed)."
 _ARRIVALS = (
     "Assumed: people ask independently of each other and as often however long they wait; "
     "SageMaker sends each request to a replica at random, its default."
@@ -65,7 +66,7 @@ def _replicas(chosen: argparse.Namespace) -> None:
         f"${found.price_per_month:,.0f} a month."
     )
     _print(found.table())
-    print(f"{_ARRIVALS} {_PRICES}")
+    print(f"{_CHANCE} {_ARRIVALS} {_PRICES}")
 
 
 def _machines(chosen: argparse.Namespace) -> None:
@@ -90,7 +91,7 @@ def _machines(chosen: argparse.Namespace) -> None:
         print(f"{len(table) - len(fitting)} others cannot: --all shows them and why.")
     print(
         f"Floor: 100 % would be reading the weights once a step, as fast as the memory can. "
-        f"{_ARRIVALS} {_PRICES}"
+        f"{_CHANCE} {_ARRIVALS} {_PRICES}"
     )
 
 

@@ -2,8 +2,8 @@
 
 The answer is the same either way: what is done with an item depends on the item alone, seeds among
 it, and the order is kept. Ray runs in a process of its own, as for the benchmark (`conductor`).
-Without the address of a cluster it is started for the sweep on this machine's cores, and listens on
-loopback only.
+Without the address of a cluster it is started for the sweep on this machine's cores, and nothing
+leaves loopback.
 """
 
 import importlib.util
@@ -15,17 +15,12 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from helpers import cluster, conductor
-from helpers.conductor import Child
+from helpers.conductor import HERE, Child
 from helpers.errors import ClusterError, SettingsError
 
 # What one process does in a minute: 200,000 simulated requests a second and core (2026-11). Ray
 # itself takes 5 to 15 s to start.
 WORTH_REQUESTS = 12_000_000
-HERE = "local"  # Ray's word for a cluster of its own
-# Ray's own switch for Windows and macOS, where it binds to loopback by default: set to 0 it does
-# so everywhere (ray 2.60, _private/ray_constants.py).
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
 _JOINED = "joined"
 _START_S = 60.0  # for Ray to start, or a cluster to answer
 _LOOK_S = 0.25  # at whether the caller is still there
@@ -81,12 +76,11 @@ def _on_ray(work: Callable, items: list, address: str) -> list:
             "out."
         )
     cluster.knock(address)
-    alone = _LOOPBACK if address == HERE else {}
     # A session of its own: an interrupt is for this process, which ends that one.
     child = Child(
         "capacity.sweeps.conduct",
         start_new_session=True,
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | alone,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
     )
     try:
         child.pipe.send((address, work, items))
