@@ -1,5 +1,4 @@
 import csv
-import statistics
 
 import pytest
 from hypothesis import given
@@ -205,16 +204,22 @@ def test_llama_3_70b_on_inf2_48xlarge_has_the_published_times():
     assert "derived" not in published.source
 
 
-@pytest.mark.parametrize(("batch_size", "file"), [(1, "bs1"), (4, "bs4")])
-def test_the_published_times_come_from_the_published_tables(batch_size, file):
-    name = f"optimum-0.0.28-llama3-70b-inf2.48xlarge-{file}.csv"
+@pytest.mark.parametrize(
+    ("instance", "batch_size"),
+    [("inf2.48xlarge", 1), ("inf2.48xlarge", 4)] + [("trn1.32xlarge", size) for size in (1, 4, 8)],
+)
+def test_the_published_times_come_from_the_published_tables(instance, batch_size):
+    name = f"optimum-0.0.28-llama3-70b-{instance}-bs{batch_size}.csv"
     with open(ROOT / "results" / "published" / name, newline="") as lines:
         row = next(csv.DictReader(lines))
     ttft_s = float(row["Time-to-first-token @ P50 (s)"])
     step_s = (250 / float(row["throughput (t/s)"]) - ttft_s) / 249
-    times = twin.PUBLISHED[batch_size]
+    times = twin.timing(LLAMA_70B, instance_type=instance, batch_size=batch_size)
+    assert times.slots == batch_size
     assert times.prefill_s == pytest.approx(ttft_s, rel=0.005)
     assert times.decode_step_s == pytest.approx(step_s, rel=0.005)
+    assert instance in times.source
+    assert "derived" not in times.source
 
 
 def test_a_small_model_on_one_chip_is_scaled_and_says_so():
@@ -232,11 +237,32 @@ def test_a_larger_batch_has_a_slower_step():
     assert eight.prefill_s == pytest.approx(1.2)
 
 
-def test_the_size_in_a_name_is_not_its_version():
-    faster = twin.timing(
-        "meta-llama/Llama-3.3-70B-Instruct", instance_type="ml.trn1.32xlarge", batch_size=4
+def test_a_batch_between_two_published_ones_has_a_step_between_theirs():
+    six = twin.timing(LLAMA_70B, instance_type="ml.trn1.32xlarge", batch_size=6)
+    assert six.decode_step_s == pytest.approx((0.0269 + 0.0296) / 2)
+    assert six.prefill_s == pytest.approx(0.848)
+    assert "derived" in six.source
+
+
+def test_another_model_on_a_published_machine_is_scaled_from_that_machine():
+    small = twin.timing(
+        "meta-llama/Meta-Llama-3-8B-Instruct", instance_type="ml.trn1.32xlarge", batch_size=4
     )
-    assert faster.decode_step_s == pytest.approx(0.0398 * 12 / 16)
+    assert small.decode_step_s == pytest.approx(0.0269 * 8 / 70)
+    assert "derived" in small.source
+
+
+def test_a_scale_of_one_is_not_yet_a_measurement():
+    half = twin.timing("somebody/Model-35B", instance_type="ml.inf2.24xlarge", batch_size=4)
+    assert half.decode_step_s == pytest.approx(0.0398)
+    assert "derived" in half.source
+
+
+def test_the_size_in_a_name_is_not_its_version():
+    half = twin.timing(
+        "meta-llama/Llama-3.3-70B-Instruct", instance_type="ml.inf2.24xlarge", batch_size=4
+    )
+    assert half.decode_step_s == pytest.approx(0.0398 * 2)
 
 
 @pytest.mark.parametrize(
@@ -258,87 +284,3 @@ def test_what_cannot_be_timed_is_refused_in_one_sentence(
 def test_an_endpoint_needs_slots_and_positive_times(times):
     with pytest.raises(ValueError, match="positive times"):
         twin.Timing(*times)
-
-
-# --- loads in virtual time
-
-
-def throughput(served):
-    return sum(request.tokens for request in served) / max(request.last_s for request in served)
-
-
-def ttft_p50(served):
-    return statistics.median(request.first_s - request.sent_s for request in served)
-
-
-def test_one_user_waits_for_the_prefill_and_then_for_one_step_a_token():
-    served = twin.simulate(TIMING, concurrency=1, requests=2, output_tokens=11)
-    assert [request.first_s for request in served] == pytest.approx([1.0, 3.0])
-    assert [request.last_s for request in served] == pytest.approx([2.0, 4.0])
-
-
-def test_the_first_of_a_burst_is_prefilled_alone_and_the_others_together():
-    served = twin.simulate(TIMING, concurrency=4, requests=4, output_tokens=11)
-    assert [request.first_s for request in served] == pytest.approx([1.0, 4.0, 4.0, 4.0])
-    assert {round(request.last_s, 6) for request in served} == {5.0}
-
-
-def test_a_fifth_user_of_four_slots_waits_for_a_whole_answer():
-    served = twin.simulate(TIMING, concurrency=5, requests=5, output_tokens=11)
-    assert served[4].first_s == pytest.approx(6.0)
-
-
-def test_in_a_closed_loop_the_next_request_is_sent_when_the_answer_is_complete():
-    served = twin.simulate(TIMING, concurrency=1, requests=5, output_tokens=[3, 1, 4, 1, 5])
-    assert [request.sent_s for request in served[1:]] == [request.last_s for request in served[:-1]]
-    assert [request.tokens for request in served] == [3, 1, 4, 1, 5]
-
-
-def test_in_rounds_nobody_sends_before_the_slowest_is_served():
-    served = twin.simulate(
-        TIMING, concurrency=3, requests=6, output_tokens=[5, 50, 9] * 2, load="rounds"
-    )
-    assert {request.sent_s for request in served[3:]} == {
-        max(request.last_s for request in served[:3])
-    }
-
-
-@pytest.mark.parametrize("load", ["closed", "rounds"])
-def test_the_throughput_is_the_published_one_within_7_percent(load):
-    name = "optimum-0.0.28-llama3-70b-inf2.48xlarge-bs4.csv"
-    with open(ROOT / "results" / "published" / name, newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    for row in rows:
-        users = int(row["concurrent requests"])
-        served = twin.simulate(
-            twin.PUBLISHED[4],
-            concurrency=users,
-            requests=8 * users,
-            output_tokens=250,
-            load=load,
-        )
-        assert throughput(served) == pytest.approx(float(row["throughput (t/s)"]), rel=0.07)
-
-
-def test_one_user_has_the_published_time_to_first_token():
-    served = twin.simulate(twin.PUBLISHED[4], concurrency=1, requests=8, output_tokens=250)
-    assert ttft_p50(served) == pytest.approx(1.2007, rel=0.01)
-
-
-def test_a_hundred_thousand_tokens_take_no_time():
-    served = twin.simulate(TIMING, concurrency=64, requests=1000, output_tokens=100_000)
-    assert throughput(served) == pytest.approx(40, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "load",
-    [
-        {"concurrency": 0, "requests": 1, "output_tokens": 1},
-        {"concurrency": 1, "requests": 0, "output_tokens": 1},
-        {"concurrency": 1, "requests": 3, "output_tokens": [1, 2]},
-        {"concurrency": 1, "requests": 1, "output_tokens": 1, "load": "waves"},
-    ],
-)
-def test_a_load_that_makes_no_sense_is_refused(load):
-    with pytest.raises(ValueError, match="load"):
-        twin.simulate(TIMING, **load)
