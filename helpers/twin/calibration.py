@@ -26,8 +26,8 @@ PREFILL_SPREAD = 0.03
 # Seconds a request that a throughput holds beside its latency: the client's pause before the next
 # one. 0.19 to 0.52 s in the first rows of the nine optimum tables, which have both.
 CLIENT_PAUSE_S = 0.5
-# Where a figure's own interval is narrower, or there is none: what a client cannot tell apart
-# (its own lateness, network), and what a few requests cannot say.
+# Of a run's figure: at least, since the model is no better than that; and where there is no
+# interval, since a few requests say little.
 _LEAST_TOLERANCE, _UNKNOWN_TOLERANCE = 0.01, 0.05
 
 _USERS = ("concurrent requests", "users")
@@ -50,9 +50,11 @@ class Calibration:
         prefill_s: Seconds for one request's prefill, as its client sees it.
         decode_step_s: Seconds for one token of every active slot.
         prefill_ci95_s: From where to where the prefill may be; None where too few requests say.
-            Of a run with one user a 95 % bootstrap interval; of a published row 3 % to both sides
-            (`PREFILL_SPREAD`); of several users the region in which the model meets every figure
-            within that figure's own uncertainty.
+            Of a run with one user a 95 % bootstrap interval, made longer below by what the client
+            may have added itself (its event loop's lag, the network's round trip; in a rehearsal
+            each millisecond of them is `clock_speed` as long); of a published row 3 % to both
+            sides (`PREFILL_SPREAD`); of several users the region in which the model meets every
+            figure within that figure's own uncertainty.
         decode_step_ci95_s: The same of the decode step; of a published row what its latency and
             its throughput give.
         output_tokens: Output tokens of a request, mean.
@@ -76,6 +78,7 @@ class Calibration:
         Raises:
             WorkshopError: When nobody says the batch size, or it is another than the measured one.
         """
+        _check_batch_size(batch_size)
         if batch_size is None and self.slots is None:
             raise WorkshopError(
                 f"The batch size is not known ({self.source}): say it, as in timing(batch_size=4)."
@@ -85,11 +88,8 @@ class Calibration:
                 f"These are the times of batch {self.slots} and another batch has others: measure "
                 f"batch {batch_size}, or take helpers.twin.timing, which scales."
             )
-        slots = batch_size if self.slots is None else self.slots
-        try:
-            return Timing(slots, self.prefill_s, self.decode_step_s, self.source)
-        except (TypeError, ValueError) as error:
-            raise WorkshopError(f"A batch size is 1 or more, not {batch_size!r}.") from error
+        slots = int(batch_size) if self.slots is None else self.slots
+        return Timing(slots, self.prefill_s, self.decode_step_s, self.source)
 
     def __repr__(self) -> str:
         slots = "" if self.slots is None else f"batch {self.slots}, "
@@ -119,8 +119,7 @@ def calibrate(
     Raises:
         WorkshopError: When nothing can be learnt from it; one sentence says why.
     """
-    if batch_size is not None and (not _is_number(batch_size) or batch_size < 1):
-        raise WorkshopError(f"A batch size is 1 or more, not {batch_size!r}.")
+    _check_batch_size(batch_size)
     if output_tokens is not None and (not _is_number(output_tokens) or output_tokens < 2):
         raise WorkshopError(
             f"Output tokens of a request are 2 or more, not {output_tokens!r}: the first is the "
@@ -138,6 +137,11 @@ def calibrate(
     if output_tokens is not None:
         raise WorkshopError("A run counts its own output tokens: leave output_tokens out.")
     return _of_runs(found, batch_size)
+
+
+def _check_batch_size(size: Any) -> None:
+    if size is not None and (not _is_number(size) or size < 1 or size != int(size)):
+        raise WorkshopError(f"A batch size is a whole number from 1 on, not {size!r}.")
 
 
 def _listed(runs: Any) -> list:
@@ -178,12 +182,13 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
     known = _value(row, _LENGTH)
     tokens = output_tokens or known or OUTPUT_TOKENS
     steps_s, how = _steps_s(row, prefill_s, tokens)
-    if not all(step_s > 0 for step_s in steps_s):
+    if steps_s[0] <= 0:
         raise WorkshopError(
             f"With {tokens:g} output tokens nothing is left for decode steps beside "
             f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
         )
     slots = batch_size or _value(row, _SLOTS)
+    _check_batch_size(slots)
     name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
     assumed = "" if known or output_tokens else " assumed"
     return Calibration(
@@ -191,7 +196,7 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
         prefill_s=prefill_s,
         decode_step_s=steps_s[0],
         prefill_ci95_s=((1 - PREFILL_SPREAD) * prefill_s, (1 + PREFILL_SPREAD) * prefill_s),
-        decode_step_ci95_s=(min(steps_s), max(steps_s)),
+        decode_step_ci95_s=(max(0.0, min(steps_s)), max(steps_s)),
         output_tokens=tokens,
         source=f"published: {name}, 1 user, {tokens:g} output tokens{assumed}, {how}",
     )
@@ -227,7 +232,7 @@ def _value(row: Mapping, names: Iterable[str]) -> float | None:
         return None
     try:
         value = float(row[name])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if isinstance(row[name], bool) or not 0 < value < math.inf:
         raise WorkshopError(f"{name!r} of a row is a number above 0, not {row[name]!r}.")
@@ -248,14 +253,14 @@ def _missing(row: Mapping, names: tuple[str, ...]) -> WorkshopError:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether a table has no figure there: None, NaN or an empty cell."""
-    return value is None or value != value or value == ""
+    """Whether a table has no figure there: None, an empty cell, NaN or pandas' NA."""
+    return value is None or str(value) in ("", "nan", "<NA>")
 
 
 def _is_number(value: Any) -> bool:
     try:
         return not isinstance(value, bool | str) and math.isfinite(value)
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 
@@ -265,7 +270,7 @@ def _is_number(value: Any) -> bool:
 def _of_runs(runs: list, batch_size: int | None) -> Calibration:
     for run in runs:
         _check(run)
-    slots = batch_size or _slots(runs)
+    slots = int(batch_size) if batch_size else _slots(runs)
     if len(runs) == 1 and runs[0].config["load"]["concurrency"] == 1:
         times, intervals, how = _alone(runs[0])
     else:
@@ -287,7 +292,7 @@ def _check(run: Any) -> None:
             f"{name} has arrivals, whose queue is of chance: calibrate by a run of users "
             "(closed loop or rounds), best of one."
         )
-    if not window or window["ttft_s"]["p50"] is None or window["tpot_s"]["p50"] is None:
+    if not window or not window["ttft_s"]["p50"] or not window["tpot_s"]["p50"]:
         raise WorkshopError(
             f"{name} has no two complete requests of two tokens in its window: calibrate by a "
             "longer run."
@@ -297,12 +302,15 @@ def _check(run: Any) -> None:
 def _alone(run: Any) -> tuple[Interval, tuple, str]:
     """Of one user: what the run's summary has, in AWS seconds and without the warm-up."""
     window = run.summary["window"]
-    medians, bounds = [], []
-    for name in ("ttft_s", "tpot_s"):
-        found = window[name]["ci95"].get("p50")
-        medians.append(window[name]["p50"])
-        bounds.append(tuple(found) if found else None)
-    return tuple(medians), tuple(bounds), ""
+    prefill, step = (window[name]["ci95"].get("p50") for name in ("ttft_s", "tpot_s"))
+    bounds = prefill and (max(0.0, prefill[0] - _own_s(run)), prefill[1]), step and tuple(step)
+    return (window["ttft_s"]["p50"], window["tpot_s"]["p50"]), bounds, ""
+
+
+def _own_s(run: Any) -> float:
+    """How much of a time to first token may be the client's own, AWS seconds."""
+    lates_s = [one["loop_lag_p99_s"] + one["round_trip_s"] for one in run.summary["clients"]]
+    return run.config["clock_speed"] * max(lates_s, default=0.0)
 
 
 def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
@@ -320,7 +328,7 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
     for number, (load, run) in enumerate(zip(loads, runs, strict=True)):
         for name, value in load.measured.items():
             wanted[number, name] = value
-            within[number, name] = _tolerance(run.summary["window"], name)
+            within[number, name] = _tolerance(run, name)
 
     def figures(prefill_s: float, decode_step_s: float) -> dict:
         return {
@@ -329,14 +337,11 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
             for name, value in load.predicted(prefill_s, decode_step_s).items()
         }
 
-    # Nothing is faster than its own prefill, no answer than a step a token; 1 % for a bad stamp.
+    # Nothing is faster than its own prefill, and no answer than a step a token.
+    first_s, token_s = map(min, zip(*(load.fastest for load in loads), strict=True))
     ranges = {
-        name: (bound / 50, bound * 1.01)
-        for name, bound in zip(
-            ("prefill_s", "decode_step_s"),
-            map(min, zip(*(load.fastest for load in loads), strict=True)),
-            strict=True,
-        )
+        "prefill_s": (first_s / 1000, 1.01 * first_s),
+        "decode_step_s": (token_s / 50, 1.01 * token_s),
     }
     found = search(figures, wanted, within=within, **ranges)
     how = f", the model has their figures within {100 * found.worst:.1f} %"
@@ -349,15 +354,19 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
     return (found.prefill_s, found.decode_step_s), regions, how
 
 
-def _tolerance(window: Mapping, name: str) -> float:
-    """How uncertain a figure of a window is, relative."""
+def _tolerance(run: Any, name: str) -> float:
+    """How uncertain a figure of a run's window is, relative."""
+    window = run.summary["window"]
     if name == "output_tokens_per_s":
         value, bounds = window[name], window["ci95"].get(name)
     else:
         value, bounds = window[name]["p50"], window[name]["ci95"].get("p50")
-    if not bounds:
-        return _UNKNOWN_TOLERANCE
-    return max(_LEAST_TOLERANCE, (bounds[1] - bounds[0]) / 2 / value)
+    own = {
+        "ttft_s": _own_s(run) / window["ttft_s"]["p50"],
+        "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
+    }
+    chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
+    return max(_LEAST_TOLERANCE, chance) + own.get(name, 0.0)
 
 
 def _slots(runs: list) -> int | None:
@@ -396,7 +405,7 @@ def _origin(runs: list) -> str:
             "Some of these runs are rehearsals and some were measured: calibrate by one kind."
         )
     word = "rehearsal" if "rehearsal" in targets else "measured"
-    names = ", ".join(run.path.name for run in runs)
+    names = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs, {runs[0].path.name} first"
     failed = [run.path.name for run in runs if not run.is_valid]
     audit = f", audit FAILED ({', '.join(failed)})" if failed else ""
     users = ", ".join(f"{run.config['load']['concurrency']}" for run in runs)
