@@ -27,10 +27,15 @@ from helpers.twin import Served, Timing
 AS_PREDICTED = 0.10
 # So much less in flight than in the model is noted: Little's law, audit.MISSING_USERS_NOTE.
 MISSING = audit.MISSING_USERS_NOTE
+# Tokens that come ten times as fast as the endpoint makes them were held back on the way.
+HELD_BACK = 0.1
 # A run that is alone has no pause but its own prefills; a client that stumbles makes a few.
 PAUSED = 0.05
-# A time that differs by less than a prediction does explains nothing.
+# A time that differs by less than a prediction may explains nothing.
 OTHER_TIME = 0.10
+# Between the endpoint and a stamp are the network, TLS and an event loop: real seconds. Where AWS
+# time runs 60 times as fast, a first token that this machine is 3 ms late to read is 0.18 s late.
+LATE_S = audit.LOOP_LAG_NOTE_S / 2
 # The larger part of a time, so its cause.
 MOST = 0.5
 # As full as 3.6 of 4 slots; a batch in steady turnover is never quite full.
@@ -38,6 +43,8 @@ FULL = 0.9
 # Checks of the audit that say the client was not fit to measure. Missing users are weighed against
 # other causes instead; an arrival rate that was not kept has no such measure.
 _CLIENT_CHECKS = ("dispatch", "event loop", "client CPU", "clock")
+# With these, what the endpoint did with its time cannot be told.
+_HALF_SEEN = ("requests failed", "not streamed", "other load")
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,12 @@ class Verdict:
         predicted: What the model says of the same requests.
         floor: What the machine allows; None for a machine that is not known.
         timing: The endpoint's two times, as the model took them.
-        cause: `as predicted`, or why not: `client-bound`, `requests failed`, `other load`,
-            `slower decode`, `faster decode`, `slower prefill`, `faster prefill`, `queue-bound`,
-            `batch not filled`, `prefill-bound`, `unexplained`.
+        cause: `as predicted`, or why not: `requests failed`, `client-bound`, `not streamed`,
+            `other load`, `slower decode`, `faster decode`, `slower prefill`, `faster prefill`,
+            `queue-bound`, `batch not filled`, `prefill-bound`, `unexplained`.
         evidence: The measurement that says so.
         limit: What the run was limited by: `prefill-bound`, `batch not filled`, `queue-bound`,
-            `decode-bound`, or the cause where only part of the endpoint's work is known.
+            `decode-bound`, or the cause where that hides what the endpoint did.
         limit_evidence: The measurement that says so.
         times: The endpoint's two times as the run shows them.
         target: `rehearsal`, `aws` or `server`.
@@ -120,8 +127,8 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
             when left out.
 
     Raises:
-        ResultsError: When the run has no figures, or more instances than the model.
-        WorkshopError: When no times are given and the twin does not know the endpoint.
+        ResultsError: When the run has no figures, or more instances than the model, or when no
+            times are given and the twin does not know the endpoint.
     """
     endpoint, load = run.config["endpoint"], run.config["load"]
     figures = run.summary["window"]
@@ -136,14 +143,14 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
             f"{run.path.name} had {instances} instances and the model is of one: hold a run of "
             "one instance against it."
         )
-    timing = timing or configured.timing(endpoint)
+    timing = timing or _configured(run)
     records = [observed.aws_time(one, run.config["clock_speed"]) for one in run.records]
     took = observed.times(records, timing)
     measured = _Side(records, load, figures, took)
     predicted = _Side.of(_predicted(records, load, timing), load, timing)
-    cause, evidence = _cause(run, measured, predicted, timing)
+    cause, evidence = _cause(_Pair(run, measured, predicted, timing))
     limit, limit_evidence = _limit(measured.use, timing, load)
-    if cause == "other load":  # and then only part of the endpoint's work is known
+    if cause in _HALF_SEEN:
         limit, limit_evidence = cause, evidence
     return Verdict(
         measured=measured.shown,
@@ -158,6 +165,17 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
         target=run.target,
         reservation=_reservation(run, cause),
     )
+
+
+def _configured(run: results.Run) -> Timing:
+    try:
+        return configured.timing(run.config["endpoint"])
+    except WorkshopError as error:
+        why = str(error).rstrip(".")
+        raise ResultsError(
+            f"The model does not know the endpoint of {run.path.name} ({why}): give its two "
+            "times, e.g. as calibrated from a run with one user."
+        ) from error
 
 
 def table(runs: Iterable[results.Run], timing: Timing | None = None) -> pd.DataFrame:
@@ -341,92 +359,117 @@ def _floor(endpoint: Mapping, records: Sequence[RequestRecord], timing: Timing) 
 # --- why ------------------------------------------------------------------------------------------
 
 
-def _cause(run: results.Run, measured: _Side, predicted: _Side, timing: Timing) -> tuple[str, str]:
+@dataclass(frozen=True)
+class _Pair:
+    """What is held against what."""
+
+    run: results.Run
+    measured: _Side
+    predicted: _Side
+    timing: Timing
+
+    def is_near(self, name: str) -> bool:
+        """Whether a figure is as predicted, or neither side has it."""
+        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
+        unsure_s = self.unsure_s if name.startswith("ttft") else 0.0
+        return not abs(is_ - should) > max(AS_PREDICTED * should, unsure_s)
+
+    @property
+    def unsure_s(self) -> float:
+        """By how much a first token may be late without any fault of the endpoint, AWS seconds."""
+        return LATE_S * self.run.config["clock_speed"]
+
+
+def _cause(pair: _Pair) -> tuple[str, str]:
     """Why a run differs from its prediction, and the measurement that says so.
 
     First what makes the measurements themselves doubtful. Then, of what is measured to be other
     than the model has it, what took the most of the endpoint's time. Last, how requests met.
     """
-    off = _off(measured, predicted)
+    off = _off(pair)
     if not off:
         return "as predicted", ""
     return (
-        _doubtful(run, measured.took)
-        or _largest(run.config["load"], measured, predicted, timing)
-        or _met_otherwise(measured, predicted, timing)
+        _doubtful(pair)
+        or _largest(pair)
+        or _met_otherwise(pair)
         or ("unexplained", f"{off}, and no measurement says why")
     )
 
 
-def _off(measured: _Side, predicted: _Side) -> str:
+def _off(pair: _Pair) -> str:
     """Which figures are not as predicted, in words; empty when all are.
 
     A median between two groups of requests jumps from one to the other for nothing, so that a time
     to first token is also as predicted when its mean is.
     """
-    values = {
-        "tokens/s": ("output_tokens_per_s",),
-        "TTFT": ("ttft_p50_s", "ttft_mean_s"),
-        "TPOT": ("tpot_p50_s",),
-    }
-    found = []
-    for name, these in values.items():
-        ratios = [getattr(measured.shown, one) / getattr(predicted.shown, one) for one in these]
-        known = [ratio - 1 for ratio in ratios if not math.isnan(ratio)]
-        nearest = min(known, key=abs, default=0.0)
-        if abs(nearest) > AS_PREDICTED:
-            found.append(f"{name} {_percent(abs(nearest))} {'above' if nearest > 0 else 'below'}")
-    return ", ".join(found)
+    if 0 in (pair.measured.shown.output_tokens_per_s, pair.predicted.shown.output_tokens_per_s):
+        return "no token came while the asked load was there"
+    said = []
+    for word, *names in (
+        ("tokens/s", "output_tokens_per_s"),
+        ("TTFT", "ttft_p50_s", "ttft_mean_s"),
+        ("TPOT", "tpot_p50_s"),
+    ):
+        if not any(map(pair.is_near, names)):
+            sides = (pair.measured.shown, pair.predicted.shown)
+            is_, should = (getattr(side, names[0]) for side in sides)
+            where = "above" if is_ > should else "below"
+            said.append(f"{word} {_percent(abs(is_ - should) / should)} {where}")
+    return ", ".join(said)
 
 
-def _doubtful(run: results.Run, took: Times) -> tuple[str, str] | None:
+def _doubtful(pair: _Pair) -> tuple[str, str] | None:
     """What makes a run no measurement of this endpoint under this load."""
-    checks = run.summary["audit"]["checks"]
+    checks = pair.run.summary["audit"]["checks"]
     wrong = {one["check"]: one for one in checks if one["level"] == "invalid"}
     if failed := wrong.get("errors"):
         return "requests failed", f"{failed['found']}, and a failed one frees its slot early"
     of_client = _CLIENT_CHECKS
-    if run.config["load"]["kind"] == "arrivals":
+    if pair.run.config["load"]["kind"] == "arrivals":
         of_client = ("load", *of_client)
     for name in of_client:
         if check := wrong.get(name):
             return "client-bound", f"{name}: {check['found']} (limit {check['limit']})"
-    if took.paused > PAUSED:
+    took = pair.measured.took
+    if took.decode_step_s < HELD_BACK * pair.timing.decode_step_s:
+        return "not streamed", (
+            f"tokens came {_ms(took.decode_step_s)} apart, which the endpoint makes in "
+            f"{_ms(pair.timing.decode_step_s)}: something on the way holds them back"
+        )
+    paused = took.paused
+    if paused > PAUSED:
         return "other load", (
-            f"{_percent(took.paused)} of the replies' time are pauses in which none of these "
-            "requests was prefilled: someone else uses the endpoint, or the stream stood still"
+            f"{_percent(paused)} of the replies' time are pauses in which none of these requests "
+            "was prefilled: someone else uses the endpoint, or the stream stood still"
         )
     return None
 
 
-def _largest(
-    load: Mapping, measured: _Side, predicted: _Side, timing: Timing
-) -> tuple[str, str] | None:
+def _largest(pair: _Pair) -> tuple[str, str] | None:
     """What is other than in the model, by how much of the endpoint's time it took or spared."""
-    took, use = measured.took, measured.use
-    step, prefill = (
-        took.decode_step_s / timing.decode_step_s,
-        took.prefill_s / timing.prefill_s,
-    )
+    took, use, timing = pair.measured.took, pair.measured.use, pair.timing
     causes = []
-    missing = 1 - use.in_flight / predicted.use.in_flight
-    if missing > MISSING and not _is_replayed(load):
-        causes.append((missing, "client-bound", _missing(use, predicted.use)))
+    missing = 1 - use.in_flight / pair.predicted.use.in_flight
+    if missing > MISSING and not _is_replayed(pair.run.config["load"]):
+        causes.append((missing, "client-bound", _missing(use, pair.predicted.use)))
+    step = took.decode_step_s / timing.decode_step_s
     if abs(step - 1) > OTHER_TIME:
         said = f"a decode step took {_ms(took.decode_step_s)}, in the model "
         said += _ms(timing.decode_step_s)
-        causes.append((use.decode * abs(1 - 1 / step), f"{_speed(step)} decode", said))
-    if abs(prefill - 1) > OTHER_TIME:
+        causes.append((use.decode * _share(step), f"{_speed(step)} decode", said))
+    prefill = took.prefill_s / timing.prefill_s
+    if abs(prefill - 1) > max(OTHER_TIME, pair.unsure_s / timing.prefill_s):
         said = f"a prefill took {took.prefill_s:.2f} s, in the model {timing.prefill_s:.2f} s"
-        causes.append((use.prefill * abs(1 - 1 / prefill), f"{_speed(prefill)} prefill", said))
+        causes.append((use.prefill * _share(prefill), f"{_speed(prefill)} prefill", said))
     return max(causes)[1:] if causes else None
 
 
-def _met_otherwise(measured: _Side, predicted: _Side, timing: Timing) -> tuple[str, str] | None:
+def _met_otherwise(pair: _Pair) -> tuple[str, str] | None:
     """How requests met at the endpoint, where its two times are as in the model."""
-    use, model, slots = measured.use, predicted.use, timing.slots
-    longer = measured.shown.ttft_p50_s > (1 + AS_PREDICTED) * predicted.shown.ttft_p50_s
-    if longer and use.in_flight > slots and use.waiting > MOST:
+    use, model, slots = pair.measured.use, pair.predicted.use, pair.timing.slots
+    is_longer = pair.measured.shown.ttft_p50_s > pair.predicted.shown.ttft_p50_s
+    if is_longer and not pair.is_near("ttft_p50_s") and _is_queued(use, slots):
         return "queue-bound", f"{_queue(use, slots)}, {_percent(model.waiting)} in the model"
     missing, queue = model.in_flight - use.in_flight, model.in_flight - slots
     if 0 < AS_PREDICTED * queue < missing:
@@ -444,9 +487,13 @@ def _limit(use: Use, timing: Timing, load: Mapping) -> tuple[str, str]:
         return "prefill-bound", _prefills(use)
     if use.filled < FULL * timing.slots:
         return "batch not filled", _fill(use, timing.slots) + _why_not_filled(load, timing.slots)
-    if use.in_flight > timing.slots and use.waiting > MOST:
+    if _is_queued(use, timing.slots):
         return "queue-bound", _queue(use, timing.slots)
     return "decode-bound", f"decode steps take {_percent(use.decode)} of the endpoint's time"
+
+
+def _is_queued(use: Use, slots: int) -> bool:
+    return use.in_flight > slots and use.waiting > MOST
 
 
 def _why_not_filled(load: Mapping, slots: int) -> str:
@@ -482,6 +529,11 @@ def _fill(use: Use, slots: int) -> str:
 def _queue(use: Use, slots: int) -> str:
     said = f"{use.in_flight:.1f} requests are in flight for {slots} slots, and waiting is "
     return said + f"{_percent(use.waiting)} of the median TTFT"
+
+
+def _share(ratio: float) -> float:
+    """Which share of the longer of two times they differ by."""
+    return abs(ratio - 1) / max(ratio, 1)
 
 
 def _speed(ratio: float) -> str:

@@ -88,9 +88,7 @@ def served(
 
 def _record(index, user, sent_s, stamps_s, is_warmup, speed):
     chunk_s = tuple(700 + stamp_s / speed for stamp_s in stamps_s)
-    one = record(
-        index, user=user, tokens=len(chunk_s), phase="warmup" if is_warmup else "measured"
-    )
+    one = record(index, user=user, tokens=len(chunk_s), phase="warmup" if is_warmup else "measured")
     return replace(
         one,
         sent_s=700 + sent_s / speed,
