@@ -236,13 +236,13 @@ def table():
         **PEOPLE,
         limits=LIMITS,
         instances=["inf2.xlarge", "ml.inf2.48xlarge", "trn1.32xlarge"],
-        batch_sizes=[4, 8],
+        batch_sizes=[4],
     )
 
 
 def test_the_cheapest_machine_comes_first(table):
     prices = table["$ a month"].dropna()
-    assert prices.is_monotonic_increasing and len(prices) == 4
+    assert prices.is_monotonic_increasing and len(prices) == 2
     assert (table.loc[prices.index, "TTFT p95 (s)"] <= 3).all()
 
 
@@ -254,12 +254,12 @@ def test_a_machine_of_the_table_is_what_one_gets_by_asking_for_it(table, found):
 
 def test_the_table_says_what_is_published_and_what_is_derived(table):
     times = {(row.instance, row.batch): row.times for row in table.itertuples()}
-    assert times["trn1.32xlarge", 8] == "published"
-    assert times["inf2.48xlarge", 8] == "derived"
+    assert times["trn1.32xlarge", 4] == "published"
+    assert times["inf2.xlarge", 4] == "derived"
 
 
 def test_what_does_not_fit_is_last_and_says_so(table):
-    assert table["why not"].tolist()[:4] == [""] * 4
+    assert table["why not"].tolist()[:2] == ["", ""]
     last = table.iloc[-1]
     assert last["instance"] == "inf2.xlarge" and "of the 34 GB has to stay free" in last["why not"]
 

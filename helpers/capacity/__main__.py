@@ -86,9 +86,10 @@ def _machines(chosen: argparse.Namespace) -> None:
         f"who ask every {chosen.every:g} s, {limits}; the cheapest first."
     )
     if len(fitting) or chosen.all:
-        _print((table if chosen.all else fitting.drop(columns="why not")).fillna(""), index=False)
+        shown = table if chosen.all else fitting.drop(columns="why not")
+        _print(shown.astype(object).where(shown.notna(), ""), index=False)
     if not chosen.all and len(fitting) < len(table):
-        print(f"{len(table) - len(fitting)} others cannot: --all shows them and why.")
+        print(f"{len(table) - len(fitting)} more cannot: --all shows them and why.")
     print(
         f"Floor: 100 % would be reading the weights once a step, as fast as the memory can. "
         f"{_CHANCE} {_ARRIVALS} {_PRICES}"
