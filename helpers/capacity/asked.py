@@ -17,7 +17,7 @@ OUTPUT_TOKENS, OUTPUT_TOKENS_STDDEV = 250, 50  # what the published tables sent 
 
 @dataclass(frozen=True)
 class Machine:
-    """One replica: an instance that serves a model at a batch size.
+    """One replica: an instance that serves a model at a batch size, scheduled as TGI does.
 
     Attributes:
         instance_type: SageMaker instance type, with `ml.`.

@@ -1,9 +1,12 @@
 """A day of a fleet that auto scaling makes larger and smaller: what it costs, and who waits.
 
-No single request is simulated here, so that a million people take a second. A replica is what the
-twin says it does at a rate (`response.Curve`), and the number of requests in flight follows from
-what arrives and what leaves: the "pointwise stationary fluid flow approximation" of queueing theory
-(Wang, Tipper and Banerjee, 1996). A test holds it against replicas simulated request by request.
+No single request is simulated here, so that a million people take no longer than ten. A replica is
+what the twin says it does at a rate (`response.Curve`), and the number of requests in flight follows
+from what arrives and what leaves: the "pointwise stationary fluid flow approximation" of queueing
+theory (Wang, Tipper and Banerjee, 1996). Tests hold it against replicas simulated request by
+request: the share within the limit is the same within one point for a fleet that is scaled, within
+two for one that is overloaded. In between, at 95 to 105 % of the highest rate for hours, chance
+drives replicas apart and it is rough: 38 % instead of 46 % was seen.
 
 The policy is the one of `helpers/scaling/by_policy.py`: target tracking of the requests in flight
 per replica, whose alarms are those of the rehearsal AWS. It sees the mean number in flight; on AWS
