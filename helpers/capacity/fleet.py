@@ -1,7 +1,7 @@
 """A day of a fleet that auto scaling makes larger and smaller: what it costs, and who waits.
 
 No single request is simulated here, so that a million people take no longer than ten. A replica is
-what the twin says it does at a rate (`response.Curve`), and the number of requests in flight follows
+what the twin says it does at a rate (`response.Curve`), and how many requests are in flight follows
 from what arrives and what leaves: the "pointwise stationary fluid flow approximation" of queueing
 theory (Wang, Tipper and Banerjee, 1996). Tests hold it against replicas simulated request by
 request: the share within the limit is the same within one point for a fleet that is scaled, within
