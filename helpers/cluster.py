@@ -240,7 +240,7 @@ class _Conductor:
                 "Ray is not installed here: pip install -r requirements-ray.txt, or leave the "
                 "cluster out."
             )
-        _knock(address)
+        knock(address)
         self._address = address
         self._deadline_s: float | None = None
         self._is_over = False
@@ -310,8 +310,12 @@ class _Conductor:
         return message
 
 
-def _knock(address: str) -> None:
-    """Find out soon, not after Ray's minutes, that nobody is there."""
+def knock(address: str) -> None:
+    """Find out soon, not after Ray's minutes, that nobody is there.
+
+    Raises:
+        SettingsError: When nobody is.
+    """
     parts = urlsplit(address if "://" in address else f"gcs://{address}")
     if address in ("auto", "local") or parts.scheme not in _PORTS:
         return

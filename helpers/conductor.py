@@ -7,7 +7,9 @@ process's end, is then nothing that a notebook has to survive.
 """
 
 import logging
+import os
 import platform
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from helpers.records import ClientHealth, RequestRecord
 
 HELPERS = Path(__file__).resolve().parent
 READY_TIMEOUT_S = 120.0  # for actors to start, requests to arrive and connections to open
+HERE = "local"  # Ray's word for a cluster of its own, started for whoever asks
 STOP, GO_ON = "stop", "go on"
 _AHEAD_S = 0.2  # the start is agreed so long before it comes
 _BATCH_S = 0.25  # records come back this often
@@ -149,7 +152,7 @@ def conduct(caller: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):  # the caller has gone; Ray ends the actors with this
         try:
             address = caller.recv()
-            with _connected(address) as ray:
+            with connected(address) as ray:
                 nodes = _nodes(ray, address)
                 caller.send(len(nodes))
                 _Run(ray, caller, nodes, *caller.recv()).play()
@@ -159,7 +162,17 @@ def conduct(caller: Connection) -> None:
 
 
 @contextmanager
-def _connected(address: str):
+def connected(address: str):
+    """Join a Ray cluster, with this repository's helpers on its nodes; yields the module `ray`.
+
+    Args:
+        address: As `ray.init` takes it.
+
+    Raises:
+        SettingsError: When it cannot be used.
+    """
+    if address == HERE:
+        _keep_here()
     import ray
 
     try:
@@ -178,6 +191,32 @@ def _connected(address: str):
         yield ray
     finally:
         ray.shutdown()
+
+
+def _keep_here() -> None:
+    """Let a Ray that this process starts listen on loopback only, tell nobody, and ask for a token.
+
+    Ray's switch for Windows and macOS, where it binds to loopback by default, does so everywhere
+    when it is 0. It has none for the processes that ask the cloud's metadata service where it runs
+    and tell `usage-stats.ray.io` even that usage statistics are off: they are left out by hand
+    (ray 2.60, `_private/node.py` and `_common/usage/usage_lib.py`). The token keeps out other users
+    of this machine, from ray 2.52 on.
+    """
+    os.environ |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    from ray._private.node import Node
+
+    for name in ("start_api_server", "start_monitor", "start_log_monitor"):
+        if not hasattr(Node, name):
+            raise SettingsError(
+                "This version of Ray cannot be kept from telling others that it runs: start a "
+                "cluster with `ray start --head` and give its address, or leave Ray out."
+            )
+        setattr(Node, name, lambda *_, **__: None)
 
 
 def misfit(address: str, error: Exception) -> str:

@@ -9,6 +9,9 @@ BYTES_PER_PARAMETER = 2  # fp16 and bf16 alike
 # instance and the image, 26 in proportion to 141 GB of weights [derived].
 INSTANCE_S = 300.0
 LOAD_S_PER_GB = 11.0
+GIB_IN_GB = 1.073741824
+HBM_GIB_PER_CORE = 16  # half a chip's (costs.SPECIFICATION_SOURCE)
+TIGHT = 0.9  # of what there is: code, activations and a slow day need the rest [derived]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class Architecture:
         return 2 * BYTES_PER_PARAMETER * self.layers * self.kv_heads * self.head_size
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a model takes of the chips' memory.
+
+    Attributes:
+        weights_gb: Its 16-bit weights.
+        cache_gb: The KV cache of all slots, None where the architecture is not known.
+    """
+
+    weights_gb: float
+    cache_gb: float | None
+
+    @property
+    def needed_gb(self) -> float:
+        """Both together; the weights alone where nothing is known of the cache."""
+        return self.weights_gb + (self.cache_gb or 0.0)
+
+
 # Llama 3, 3.1 and 3.3 (config.json and model cards on the Hub, 2026-11).
 _KNOWN = {
     "70B": Architecture(70.55, 80, 8, 128, heads=64),
@@ -58,6 +79,19 @@ def parameters_b(model_id: str) -> float | None:
 def weights_gb(model_id: str) -> float:
     """Size of a model's 16-bit weights in GB, from the size in its name; 16 when it has none."""
     return BYTES_PER_PARAMETER * (parameters_b(model_id) or 8)
+
+
+def memory(model_id: str, *, batch_size: int, sequence_length: int) -> Memory:
+    """What a model takes with so many slots of so many tokens, which are all kept all the time."""
+    known = architecture(model_id)
+    tokens = batch_size * sequence_length
+    cache_gb = known.kv_bytes_per_token * tokens / 1e9 if known else None
+    return Memory(weights_gb(model_id), cache_gb)
+
+
+def hbm_gb(cores: int) -> float:
+    """Memory that so many Neuron cores have, GB."""
+    return cores * HBM_GIB_PER_CORE * GIB_IN_GB
 
 
 def startup_s(model_id: str) -> float:

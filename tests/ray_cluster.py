@@ -53,7 +53,7 @@ def running(meanwhile=contextlib.nullcontext):
     # Short, because the paths of Ray's sockets may not be longer than 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         before = dict(os.environ)
-        os.environ.update(_environment(Path(folder)))
+        os.environ.update(environment(Path(folder)))
         process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -66,7 +66,8 @@ def running(meanwhile=contextlib.nullcontext):
             os.environ.update(before)
 
 
-def _environment(folder):
+def environment(folder):
+    """What makes Ray quick and quiet, with all that it writes in a folder."""
     # jsonschema, with the extras that Jupyter brings, builds a grammar for a second when it is
     # imported, and Ray imports it in each of its processes. Without this module it does not.
     (folder / "rfc3987_syntax.py").write_text("raise ImportError")

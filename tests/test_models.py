@@ -19,3 +19,14 @@ def test_a_token_of_the_70b_model_takes_320_kib_of_cache():
 
 def test_the_guides_model_may_be_expected_after_half_an_hour():
     assert 30 < models.startup_s("meta-llama/Meta-Llama-3-70B-Instruct") / 60 < 40
+
+
+def test_weights_and_the_caches_of_all_slots_share_the_chips_memory():
+    takes = models.memory(
+        "meta-llama/Meta-Llama-3-70B-Instruct", batch_size=4, sequence_length=4096
+    )
+    assert takes.cache_gb == pytest.approx(4 * 1.342, rel=0.001)
+    assert takes.needed_gb == pytest.approx(141.1 + takes.cache_gb)
+    assert models.hbm_gb(24) == pytest.approx(412.3, abs=0.1)
+    unknown = models.memory("a/b-7b", batch_size=4, sequence_length=4096)
+    assert (unknown.cache_gb, unknown.needed_gb) == (None, 14)

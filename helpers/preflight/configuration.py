@@ -4,9 +4,6 @@ from helpers import contracts, costs, models, neuron_cache, recipes
 from helpers.errors import ContainerError
 from helpers.preflight.asked import FAILED, GO_ON, NOT_CHECKED, OK, WARNING, Asked, Result
 
-_GIB_IN_GB = 1.073741824
-_HBM_GIB_PER_CORE = 16  # half a chip's (costs.SPECIFICATION_SOURCE)
-_TIGHT = 0.9  # of what there is: code, activations and a slow day need the rest [derived]
 _MOST_VOLUME_GB = 512  # SageMaker, botocore's service model
 _HEALTH_CHECK_S = (60, 3600)  # the same
 
@@ -126,14 +123,13 @@ def memory(asked: Asked) -> list[Result]:
         remedy = f"Choose one of {', '.join(costs.INSTANCES)}. {GO_ON}"
         return [Result("memory", NOT_CHECKED, said, remedy)]
     cores = min(shape.num_cores or instance.cores, instance.cores)
-    there_gb = cores * _HBM_GIB_PER_CORE * _GIB_IN_GB
-    weights_gb = models.weights_gb(recipe.model_id)
-    known = models.architecture(recipe.model_id)
-    slots = shape.batch_size * shape.sequence_length
-    cache_gb = known.kv_bytes_per_token * slots / 1e9 if known else 0.0
-    needed_gb = weights_gb + cache_gb
-    cached = f"{cache_gb:.1f} GB of KV cache" if known else "a KV cache of unknown size"
-    said = f"{weights_gb:.0f} GB of weights + {cached} ({shape.batch_size} x "
+    there_gb = models.hbm_gb(cores)
+    takes = models.memory(
+        recipe.model_id, batch_size=shape.batch_size, sequence_length=shape.sequence_length
+    )
+    needed_gb, known = takes.needed_gb, takes.cache_gb is not None
+    cached = f"{takes.cache_gb:.1f} GB of KV cache" if known else "a KV cache of unknown size"
+    said = f"{takes.weights_gb:.0f} GB of weights + {cached} ({shape.batch_size} x "
     said += f"{shape.sequence_length} tokens) = {needed_gb:.0f} GB of {there_gb:.0f} GB HBM "
     said += f"({cores} cores)"
     if needed_gb > there_gb:
@@ -141,8 +137,8 @@ def memory(asked: Asked) -> list[Result]:
     if not known:
         remedy = "Add the KV cache by config.json: 4 bytes x layers x KV heads x head size a token."
         return [Result("memory", WARNING, said, remedy)]
-    if needed_gb > _TIGHT * there_gb:
-        remedy = f"Leave a tenth free: {_larger(needed_gb / _TIGHT, shape.batch_size)}"
+    if needed_gb > models.TIGHT * there_gb:
+        remedy = f"Leave a tenth free: {_larger(needed_gb / models.TIGHT, shape.batch_size)}"
         return [Result("memory", WARNING, said, remedy)]
     return [Result("memory", OK, said)]
 
@@ -151,7 +147,7 @@ def _larger(needed_gb: float, batch_size: int) -> str:
     fitting = [
         one.name
         for one in costs.INSTANCES.values()
-        if one.hbm_gib * _GIB_IN_GB >= needed_gb and one.name.startswith("ml.inf2.")
+        if one.hbm_gib * models.GIB_IN_GB >= needed_gb and one.name.startswith("ml.inf2.")
     ]
     smaller = " or a smaller batch" if batch_size > 1 else ""
     if fitting:
@@ -176,9 +172,9 @@ def disk(asked: Asked) -> list[Result]:
                 f"Choose a smaller model: a volume holds {_MOST_VOLUME_GB} GB.",
             )
         ]
-    if needed_gb > _TIGHT * recipe.volume_gb:
+    if needed_gb > models.TIGHT * recipe.volume_gb:
         state = FAILED if needed_gb > recipe.volume_gb else WARNING
-        enough_gb = min(_MOST_VOLUME_GB, round(needed_gb / _TIGHT + 0.5))
+        enough_gb = min(_MOST_VOLUME_GB, round(needed_gb / models.TIGHT + 0.5))
         return [Result("disk", state, said, f"Set volume_gb to {enough_gb} or more.")]
     return [Result("disk", OK, said)]
 
@@ -199,6 +195,6 @@ def timeout(asked: Asked) -> list[Result]:
         if loading_s > highest_s:
             remedy += " It is the most SageMaker takes, and may not do."
         return [Result("timeout", FAILED, said, remedy)]
-    if loading_s > _TIGHT * given_s:
+    if loading_s > models.TIGHT * given_s:
         return [Result("timeout", WARNING, said, remedy)]
     return [Result("timeout", OK, said)]

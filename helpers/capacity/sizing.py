@@ -1,0 +1,183 @@
+"""How many replicas it takes to keep limits, and what they cost."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import pandas as pd
+
+from helpers import costs
+from helpers.capacity import response
+from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers.capacity.response import Point
+from helpers.errors import WorkshopError
+from helpers.twin import Timing
+
+HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
+_NEARLY_ALL = 0.98  # of the highest rate: beyond, a queue only grows
+_STEPS = 8  # halvings: the rate is then known to 0.4 % of the highest
+# For each of them: another seed moves the rate, and with it replicas and dollars, by 3 % (standard
+# deviation of six seeds, at limits from 2 to 60 s).
+_REQUESTS = 10_000
+CHANCE = 0.03
+_MORE = 0.01  # replicas at a time, where the answer does not hold
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """So many replicas keep the limits, as the model predicts.
+
+    Attributes:
+        machine: Each of them.
+        limits: What they keep.
+        rate_per_s: Requests a second that arrive altogether.
+        bears_per_s: Requests a second that one replica bears within the limits.
+        highest_per_s: Requests a second that it finishes at all.
+        replicas: How many it takes.
+        each: What each of them does then.
+        at_floor: How many it would take if each did as much as its memory and compute allow; None
+            for a model of unknown size.
+    """
+
+    machine: Machine
+    limits: Limits
+    rate_per_s: float
+    bears_per_s: float
+    highest_per_s: float
+    replicas: int
+    each: Point
+    at_floor: int | None = None
+
+    @property
+    def price_per_hour(self) -> float:
+        """$ an hour for all of them."""
+        return self.replicas * self.machine.price_per_hour
+
+    @property
+    def price_per_month(self) -> float:
+        """$ a month of 730 hours."""
+        return HOURS_A_MONTH * self.price_per_hour
+
+    @property
+    def per_million_tokens(self) -> float:
+        """$ for a million output tokens."""
+        return costs.per_million_tokens(
+            self.each.tokens_per_s, price_per_hour=self.machine.price_per_hour
+        )
+
+    def table(self) -> pd.DataFrame:
+        """The figures, a row each, all of them predicted."""
+        each = self.each
+        rows = {
+            "requests/s": f"{self.rate_per_s:.4g}",
+            "a replica bears (requests/s)": f"{self.bears_per_s:.3f}",
+            "of at most (requests/s)": f"{self.highest_per_s:.3f}",
+            "replicas": f"{self.replicas:,}",
+            "replicas at the physical floor": (
+                "unknown" if self.at_floor is None else f"{self.at_floor:,}"
+            ),
+            "$/h": f"{self.price_per_hour:,.2f}",
+            "$ a month (730 h)": f"{self.price_per_month:,.0f}",
+            "$ per 1M output tokens": f"{self.per_million_tokens:,.2f}",
+            "TTFT p50 (s)": f"{each.ttft_p50_s:.2f}",
+            "TTFT p95 (s)": f"{each.ttft_p95_s:.2f}",
+            "TPOT p95 (ms)": f"{1000 * each.tpot_p95_s:.1f}",
+            "within the limits (%)": f"{100 * each.goodput(self.limits):.1f}",
+            "output tokens/s, all": f"{self.replicas * each.tokens_per_s:,.1f}",
+            "output tokens/s, each": f"{each.tokens_per_s:.1f}",
+            "slots in use (%)": f"{100 * each.slots_used:.0f}",
+        }
+        return pd.DataFrame({"predicted": rows}).rename_axis(index="figure")
+
+
+def replicas(
+    machine: Machine | None = None,
+    *,
+    people: float,
+    every_s: float,
+    limits: Limits,
+    answers: Answers | None = None,
+    seed: int = 0,
+) -> Sizing:
+    """How many replicas it takes for people who ask every so many seconds.
+
+    Args:
+        machine: Each replica; the workshop's by default.
+        people: How many.
+        every_s: Seconds from one of a person's questions to the next: an open loop, in which nobody
+            asks less often because answers are slow.
+        limits: What they are to get.
+        answers: How long answers are.
+        seed: Chooses arrivals and lengths.
+
+    Raises:
+        WorkshopError: When a number makes no sense, or no rate keeps the limits.
+    """
+    machine, answers = machine or Machine.of(), answers or Answers()
+    check_whole("A seed", seed, least=0)
+    rate = rate_per_s(people, every_s)
+    found = for_rate(machine, rate, limits=limits, answers=answers, seed=seed)
+    if machine.floor is None:
+        return found
+    bears, _ = bearable_rate_per_s(machine.floor.timing, limits, answers, seed=seed)
+    return replace(found, at_floor=math.ceil(rate / bears - 1e-9))
+
+
+def for_rate(
+    machine: Machine, arriving: float, *, limits: Limits, answers: Answers, seed: int = 0
+) -> Sizing:
+    """How many replicas it takes for so many requests a second; see `replicas`."""
+    bears, highest = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
+    count = math.ceil(arriving / bears - 1e-9)
+    each = response.at_rate(machine.timing, arriving / count, answers=answers, seed=seed)
+    while not each.keeps(limits):  # more requests than the search had may say otherwise
+        count += math.ceil(_MORE * count)
+        each = response.at_rate(machine.timing, arriving / count, answers=answers, seed=seed)
+    return Sizing(machine, limits, arriving, min(bears, arriving / count), highest, count, each)
+
+
+@lru_cache(maxsize=64)  # more people, the same replica
+def bearable_rate_per_s(
+    timing: Timing, limits: Limits, answers: Answers, *, seed: int = 0
+) -> tuple[float, float]:
+    """Requests a second that a replica bears within the limits, and that it finishes at all.
+
+    By halving, with the same arrivals at each rate.
+
+    Raises:
+        WorkshopError: When no rate keeps the limits; says what the least possible is.
+    """
+    _check_possible(timing, limits, answers)
+    highest = response.highest_rate_per_s(timing, answers, seed=seed)
+
+    def keeps(share: float) -> bool:
+        rate = share * highest
+        point = response.at_rate(timing, rate, answers=answers, requests=_REQUESTS, seed=seed)
+        return point.keeps(limits)
+
+    low, high = 0.0, _NEARLY_ALL
+    if keeps(high):
+        return high * highest, highest
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    if not low:
+        raise WorkshopError(
+            f"Only an almost idle replica keeps {limits}: allow more, or choose a faster machine."
+        )
+    return low * highest, highest
+
+
+def _check_possible(timing: Timing, limits: Limits, answers: Answers) -> None:
+    """Refuse what even a lone request does not get."""
+    if limits.ttft_p95_s < timing.prefill_s:
+        raise WorkshopError(
+            f"No number of replicas brings the first token within {limits.ttft_p95_s:g} s: a "
+            f"prefill alone takes {timing.prefill_s:.3g} s, which is the least possible."
+        )
+    least_s = timing.decode_step_s if answers.tokens > 1 else 0.0
+    if limits.tpot_p95_s is not None and limits.tpot_p95_s < least_s:
+        raise WorkshopError(
+            f"No number of replicas brings a token every {1000 * limits.tpot_p95_s:g} ms: a decode "
+            f"step takes {1000 * least_s:.3g} ms, which is the least possible."
+        )

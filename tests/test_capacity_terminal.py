@@ -1,0 +1,156 @@
+"""`python -m helpers.capacity`: a question from the terminal, an answer that says what it is."""
+
+import made_runs
+import pytest
+import virtual_runs
+
+from helpers import capacity, costs, results
+from helpers.capacity.__main__ import main
+
+PEOPLE = ("--people", "2000", "--every", "90")
+# Quick to size: a replica of one slot that bears a hundred requests a second.
+QUICK = ("--prefill", "0.004", "--decode-step", "0.001", "--batch", "2", "--output-tokens", "9")
+
+
+@pytest.fixture
+def ask(capsys):
+    """Ask, and have what was printed."""
+
+    def asking(*arguments):
+        assert main(arguments) == 0
+        printed, errors = capsys.readouterr()
+        assert errors == ""
+        return printed
+
+    return asking
+
+
+@pytest.fixture
+def refused(capsys):
+    """Ask what cannot be answered, and have the sentence."""
+
+    def asking(*arguments):
+        try:
+            status = main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+        printed, errors = capsys.readouterr()
+        assert status == 2 and printed == ""
+        assert errors.count("\n") == 1 and errors.endswith(".\n")
+        return errors
+
+    return asking
+
+
+def row(printed, name):
+    (line,) = (line for line in printed.splitlines() if line.startswith(name))
+    return line.removeprefix(name).split()
+
+
+def test_an_endpoint_is_predicted_from_published_times_with_its_floor_and_its_price(ask):
+    printed = ask("endpoint")
+    assert "Predicted by the model, not measured." in printed
+    assert "prefill 1.2 s, decode step 39.8 ms (optimum-neuron v0.0.28" in printed
+    assert "Floor: at most 279 tokens/s" in printed and "reading the weights 14.3 ms" in printed
+    assert f"$15.58 an hour. Prices: SageMaker endpoints on demand, {costs.PRICE_DATE}." in printed
+    table = capacity.expect()
+    for users in (1, 4, 5, 8, 16):
+        assert float(row(printed, f"{users} ")[0]) == table.loc[users, "predicted tokens/s"]
+
+
+def test_in_rounds_users_wait_for_each_other(ask):
+    one, other = (
+        float(row(ask("endpoint", "--users", "5", *way), "5 ")[0]) for way in ((), ("--rounds",))
+    )
+    assert other < one
+
+
+def test_replicas_for_so_many_people_and_what_they_cost_a_month(ask):
+    printed = ask("replicas", *PEOPLE, "--ttft-p95", "3", "--tpot-p95", "0.5", *QUICK)
+    assert "2,000 people who ask every 90 s, TTFT p95 3 s, TPOT p95 500 ms: 1 replica, " in printed
+    assert "(given)" in printed
+    assert row(printed, "replicas  ") == ["1"]
+    assert row(printed, "$ a month (730 h)") == [f"{15.58 * 730:,.0f}"]
+    assert "Assumed: people ask independently" in printed and "Chance moves" in printed
+
+
+def test_machines_that_cannot_are_counted_and_shown_with_their_reason_when_asked(ask):
+    few = (*PEOPLE, "--instances", "inf2.xlarge,inf2.48xlarge", "--batch-sizes", "1")
+    printed = ask("machines", *few, "--ttft-p95", "3")
+    assert "1 more cannot: --all shows them and why." in printed
+    assert row(printed, "inf2.48xlarge")[1:3] == ["published", "yes"]
+    printed = ask("machines", *few, "--ttft-p95", "0.5", "--all")
+    assert "a prefill alone takes" not in row(printed, "inf2.48xlarge")
+    assert "No number of replicas brings the first token within 0.5 s" in printed
+    assert "Weights and KV cache take 142 GB" in printed
+
+
+def test_a_day_of_a_fleet_beside_a_constant_one(ask):
+    day = ("day", "--people", "1000000", "--every", "90")
+    printed = ask(*day, "--target", "1.5", "--minimum", "2", "--maximum", "300000")
+    assert "Policy: 2 to 300,000 replicas, 1.5 requests at a time each" in printed
+    assert "scaled by the policy" in printed and "constant" in printed
+    assert sum(line[2:5] == ":00" for line in printed.splitlines()) == 24
+    assert "Assumed: a day of office hours" in printed
+    shape = ",".join(["1"] * 24)
+    printed = ask(*day, "--target", "1.5", "--maximum", "300000", "--shape", shape)
+    assert "A day as given." in printed
+
+
+def test_why_the_guide_said_what_it_did(ask):
+    printed = ask("guide")
+    assert "The model says" in printed and "132.8" in printed and "Assumed:" in printed
+
+
+def test_a_run_gives_the_machine_and_its_times(ask, tmp_path):
+    config = made_runs.config(concurrency=1)
+    config["endpoint"] |= virtual_runs.GUIDE
+    recorder = results.Recorder(tmp_path, config)
+    for record in virtual_runs.served(users=1):
+        recorder.add(record)
+    path = recorder.finish().path
+    printed = ask("endpoint", "--run", str(path), "--users", "1")
+    assert "rehearsal" in printed and "decode step 39.8" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Following arguments are required: QUESTION"),
+        (("endpoints",), "invalid choice"),
+        (("replicas",), "are required: --people, --every"),
+        (("replicas", "--people", "x", "--every", "90"), "invalid float value"),
+        (("replicas", *PEOPLE, "--ttft-p95", "1"), "a prefill alone takes 1.2 s"),
+        (("replicas", *PEOPLE, "--ttft-p95", "nan"), "is more than 0, not nan"),
+        (("replicas", *PEOPLE, "--goodput", "95"), "between 0 and 1"),
+        (("replicas", "--people", "-1", "--every", "90"), "number of people is more than 0"),
+        (("endpoint", "--users", "many"), "neither a number nor a list such as 1,4,8"),
+        (("endpoint", "--users", "0"), "concurrency is a whole number"),
+        (("endpoint", "--model", "gpt2"), "does not say how large the model is"),
+        (("endpoint", "--instance", "p5.48xlarge"), "No specification of 'ml.p5.48xlarge'"),
+        (("endpoint", "--instance", "inf2.xlarge"), "has to stay free: choose a larger instance"),
+        (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
+        (("endpoint", "--prefill", "1"), "Give both times"),
+        (("endpoint", "--prefill", "0", "--decode-step", "1"), "positive times"),
+        (("endpoint", "--run", "nowhere"), "holds no run"),
+        (("endpoint", "--run", "x", "--model", "y"), "leave --model"),
+        (("machines", *PEOPLE, "--batch-sizes", "4,x"), "neither a number nor a list"),
+        (("machines", *PEOPLE, "--instances", ""), "at least one instance type"),
+        (("day", *PEOPLE, "--shape", "1,2"), "24 numbers from 0 to 1"),
+        (("day", *PEOPLE, "--maximum", "5"), "give its --target"),
+        (("day", *PEOPLE, "--target", "2"), "give --maximum"),
+        (("day", *PEOPLE, "--target", "2", "--maximum", "0"), "whole number of 1 or more"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_answered_is_one_sentence(refused, arguments, words):
+    assert words.lower() in refused(*arguments).lower()
+
+
+def test_an_interrupt_ends_it_quietly(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("helpers.capacity.expectation.expect", interrupted)
+    assert main(["endpoint"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
