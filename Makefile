@@ -13,7 +13,7 @@ PYTEST := $(PY) -m pytest --cov=helpers --cov-config=pyproject.toml --cov-report
 	--cov-fail-under=0
 # Tests of what takes how long: one at a time, beside the notebooks, which mostly wait. All others
 # run two files at a time before.
-TIMED := accuracy benchmark cluster crosscheck faults_of_answers llmperf load messages \
+TIMED := accuracy benchmark capacity_sweeps cluster crosscheck faults_of_answers llmperf load messages \
 	rehearsal_runtime rehearsal_truth rehearsal_whole rehearsal_wire report symptoms terminal
 COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header
 # Node comes from PyPI too, npm inside it.

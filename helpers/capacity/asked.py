@@ -64,9 +64,11 @@ class Machine:
         return machine
 
     @classmethod
-    def of(cls, recipe: Recipe | str = recipes.DEFAULT) -> "Machine":
-        """The machine of a recipe, with published times where there are any."""
-        recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    def of(cls, endpoint: "Machine | Recipe | str" = recipes.DEFAULT) -> "Machine":
+        """A machine as it is, or that of a recipe, with published times where there are any."""
+        if isinstance(endpoint, cls):
+            return endpoint
+        recipe = recipes.get(endpoint) if isinstance(endpoint, str) else endpoint
         return cls.named(
             recipe.model_id,
             instance_type=recipe.instance_type,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from helpers import costs, twin
+from helpers import costs, recipes, twin
 from helpers.capacity.asked import Answers, Machine
 from helpers.recipes import Recipe
 
@@ -14,7 +14,7 @@ USERS = (1, 4, 5, 8, 16)
 
 
 def expect(
-    endpoint: Machine | Recipe | str | None = None,
+    endpoint: Machine | Recipe | str = recipes.DEFAULT,
     *,
     users: Iterable[int] = USERS,
     answers: Answers | None = None,
@@ -41,7 +41,7 @@ def expect(
     Raises:
         WorkshopError: When a number makes no sense, or nobody knows the endpoint's times.
     """
-    machine, answers = machine_of(endpoint), answers or Answers()
+    machine, answers = Machine.of(endpoint), answers or Answers()
     timing, floor = machine.timing, machine.floor
     most = floor.tokens_per_s if floor else math.nan
     found = twin.predict(
@@ -68,10 +68,3 @@ def expect(
             "of the floor (%)": (100 * rate / most).round(),
         }
     ).set_index("users")
-
-
-def machine_of(endpoint: Machine | Recipe | str | None) -> Machine:
-    """A machine, whatever names it."""
-    if isinstance(endpoint, Machine):
-        return endpoint
-    return Machine.of() if endpoint is None else Machine.of(endpoint)

@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from helpers import models
+from helpers import models, recipes
 from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
 from helpers.capacity.response import Curve
 from helpers.capacity.sizing import bearable_rate_per_s
 from helpers.errors import WorkshopError
+from helpers.recipes import Recipe
 
 STEP_S = 10  # a datapoint of the metric that is tracked
 DAY_S, HOUR_S = 86_400, 3_600
@@ -132,7 +133,7 @@ class Day:
 
 
 def day(
-    machine: Machine | None = None,
+    endpoint: Machine | Recipe | str = recipes.DEFAULT,
     *,
     people: float,
     every_s: float,
@@ -148,7 +149,7 @@ def day(
     eight that are tried; when none does, the lowest.
 
     Args:
-        machine: Each replica; the workshop's by default.
+        endpoint: One replica: a machine, a recipe or its name; the workshop's by default.
         people: How many there are at the peak.
         every_s: Seconds from one of a person's questions to the next; see `sizing.replicas`.
         limits: What they are to get; a day is judged by the time to first token alone.
@@ -161,7 +162,7 @@ def day(
     Raises:
         WorkshopError: When a number makes no sense, or no rate keeps the limit.
     """
-    machine, answers = machine or Machine.of(), answers or Answers()
+    machine, answers = Machine.of(endpoint), answers or Answers()
     if limits.tpot_p95_s is not None or limits.goodput is not None:
         raise WorkshopError(
             "A day is judged by the time to first token alone: leave the other limits out."

@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import pandas as pd
 
-from helpers import costs
+from helpers import costs, recipes
 from helpers.capacity import response
 from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
 from helpers.capacity.response import Point
 from helpers.errors import WorkshopError
+from helpers.recipes import Recipe
 from helpers.twin import Timing
 
 HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
@@ -91,7 +92,7 @@ class Sizing:
 
 
 def replicas(
-    machine: Machine | None = None,
+    endpoint: Machine | Recipe | str = recipes.DEFAULT,
     *,
     people: float,
     every_s: float,
@@ -102,7 +103,7 @@ def replicas(
     """How many replicas it takes for people who ask every so many seconds.
 
     Args:
-        machine: Each replica; the workshop's by default.
+        endpoint: One replica: a machine, a recipe or its name; the workshop's by default.
         people: How many.
         every_s: Seconds from one of a person's questions to the next: an open loop, in which nobody
             asks less often because answers are slow.
@@ -113,7 +114,7 @@ def replicas(
     Raises:
         WorkshopError: When a number makes no sense, or no rate keeps the limits.
     """
-    machine, answers = machine or Machine.of(), answers or Answers()
+    machine, answers = Machine.of(endpoint), answers or Answers()
     check_whole("A seed", seed, least=0)
     rate = rate_per_s(people, every_s)
     found = for_rate(machine, rate, limits=limits, answers=answers, seed=seed)
