@@ -10,7 +10,8 @@ from helpers.twin.scheduler import Timing
 
 # All from optimum-neuron v0.0.28, benchmark/text-generation-inference/performance/
 # llama3-70b-*, 1 user, 250 tokens out: prefill is the TTFT at p50, the decode step what is left of
-# 250 tokens / throughput over 249 steps (results/published/).
+# 250 tokens / throughput over 249 steps (results/published/). A throughput has the client's pause
+# between requests in it, so these steps are up to 5 % long: `calibrate` takes the latency instead.
 _MODEL_B = 70
 _INF2, _TRN1 = "ml.inf2.48xlarge", "ml.trn1.32xlarge"
 
