@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import virtual_runs
 from hypothesis import given
@@ -106,23 +107,30 @@ def test_a_model_of_unknown_size_has_no_floor_and_an_answer_all_the_same():
     machine = capacity.Machine.named(
         "gpt2", instance_type="inf2.xlarge", batch_size=1, times_s=(0.05, 0.01)
     )
-    few = capacity.replicas(machine, people=20, every_s=90, limits=LIMITS)
+    few = capacity.replicas(machine, people=20, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
     assert few.each.keeps(LIMITS) and few.at_floor is None
     assert few.table()["predicted"]["replicas at the physical floor"] == "unknown"
 
 
-def test_every_further_limit_costs_rate():
-    short = capacity.Answers(tokens=20, stddev=0)
-    bears = [
-        bearable_rate_per_s(GUIDE.timing, limits, short)[0]
-        for limits in (
-            capacity.Limits(3),
-            capacity.Limits(3, tpot_p95_s=0.15),
-            capacity.Limits(3, tpot_p95_s=0.15, goodput=0.99),
-        )
-    ]
-    assert bears == sorted(bears, reverse=True)
-    assert bears[0] > bears[2]
+@pytest.mark.parametrize(
+    ("limits", "keeps"),
+    [
+        (capacity.Limits(3), True),
+        (capacity.Limits(2.9), False),
+        (capacity.Limits(3, tpot_p95_s=0.1), True),
+        (capacity.Limits(3, tpot_p95_s=0.09), False),
+        (capacity.Limits(3, goodput=0.97), True),
+        (capacity.Limits(3, tpot_p95_s=0.1, goodput=0.94), True),
+        (capacity.Limits(3, tpot_p95_s=0.1, goodput=0.95), False),
+    ],
+    ids=str,
+)
+def test_every_limit_has_to_hold(limits, keeps):
+    # Of 100 requests 3 wait long for their first token, and 3 others for the rest.
+    ttft_s = np.array([9.0] * 3 + [3.0] * 97)
+    tpot_s = np.array([0.1] * 97 + [0.9] * 3)
+    point = response.Point(0.1, ttft_s, tpot_s, tokens_per_s=25.0, in_flight=1.0, slots_used=0.3)
+    assert point.keeps(limits) == keeps
 
 
 def test_a_limit_that_no_queue_breaks_is_borne_up_to_the_highest_rate():
@@ -277,6 +285,7 @@ def test_a_limit_below_a_prefill_leaves_only_the_machines_that_are_faster():
         people=1,
         every_s=90,
         limits=capacity.Limits(1),
+        answers=ONE_TOKEN,
         instances=["inf2.48xlarge", "trn1.32xlarge"],
         batch_sizes=[4],
     )

@@ -15,6 +15,7 @@ STARTUP_S = models.startup_s(GUIDE.model_id)
 FEW = {"people": 200, "every_s": 90}
 SOON, LATER = capacity.Limits(ttft_p95_s=3), capacity.Limits(ttft_p95_s=20)
 TRACKING = capacity.Policy(1.2, 2, 60)
+EVENING_S = 3 * 3600  # by then the queue of a fleet that is too small has gone
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,15 @@ def day():
 
 
 def one_by_one(day, seed=0):
-    """Times to first token of the second of two such days, and when those requests came.
+    """Times to first token of a day after such an evening, and when those requests came.
 
     Every request is dealt at random to one of the replicas that serve at that moment.
     """
     random = np.random.default_rng(seed)
-    rate, serving = (np.tile(day.steps[name], 2) for name in ("rate_per_s", "replicas"))
+    rate, serving = (
+        np.concatenate([day.steps.loc[fleet.DAY_S - EVENING_S :, name], day.steps[name]])
+        for name in ("rate_per_s", "replicas")
+    )
     step = np.repeat(np.arange(len(rate)), random.poisson(rate * fleet.STEP_S))
     sent_s = np.sort((step + random.random(len(step))) * fleet.STEP_S)
     dealt = (random.random(len(sent_s)) * serving[(sent_s // fleet.STEP_S).astype(int)]).astype(int)
@@ -43,7 +47,7 @@ def one_by_one(day, seed=0):
             lengths=capacity.Answers().lengths(number),
         )
     ]
-    sent_s = np.array([one.sent_s for one in served]) - fleet.DAY_S
+    sent_s = np.array([one.sent_s for one in served]) - EVENING_S
     ttft_s = np.array([one.first_s - one.sent_s for one in served])
     return ttft_s[sent_s >= 0], sent_s[sent_s >= 0]
 

@@ -106,8 +106,8 @@ def test_memory_does_not_grow_with_the_number_of_requests(monkeypatch):
         return lambda: predict(8, requests=requests, output_tokens_stddev=50)
 
     monkeypatch.setattr(twin.prediction, "_REQUESTS_ALTOGETHER", 1)  # one run
-    few, many = (peak_bytes(work(requests)) for requests in (2_000, 40_000))
-    assert many < few + 20_000
+    few, many = (peak_bytes(work(requests)) for requests in (2_000, 10_000))
+    assert many < few + 20_000  # a float kept of each would be 64,000
 
 
 def test_a_sample_says_what_all_requests_say(monkeypatch):
