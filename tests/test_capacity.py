@@ -35,7 +35,7 @@ def at(rate, *, timing=GUIDE.timing, answers=None, **more):
 # --- one replica at a rate
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("load", [0.3, 0.8])
 def test_one_server_that_always_takes_equally_long_has_the_wait_of_the_textbook(load):
     point = at(load / 2.0, timing=ONE_BY_ONE, answers=ONE_TOKEN, requests=60_000)
     wait_s = 2.0 * load / (2 * (1 - load))  # Pollaczek and Khinchine, for a constant service
@@ -61,13 +61,10 @@ def test_a_busier_replica_lets_people_wait_longer_and_uses_more_of_its_slots():
     assert busy.tokens_per_s == pytest.approx(4 * calm.tokens_per_s, rel=0.01)
 
 
-def test_other_arrivals_bear_the_same_rate_within_10_percent():
-    # Six seeds: 0.088 to 0.096 requests/s, a standard deviation of 3 %.
-    others = [
-        bearable_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=seed)[0]
-        for seed in (2, 4)  # the lowest and the highest of the six
-    ]
-    assert max(others) / min(others) < 1.1
+def test_other_arrivals_bear_the_same_rate_within_10_percent(found):
+    # Six seeds: 0.088 to 0.096 requests/s, a standard deviation of 3 %. Seed 2 is the lowest.
+    other, _ = bearable_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=2)
+    assert other == pytest.approx(found.bears_per_s, rel=0.1)
 
 
 # --- how many replicas
