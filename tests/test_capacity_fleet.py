@@ -8,7 +8,6 @@ import pytest
 from helpers import capacity, models, twin
 from helpers.capacity import fleet
 from helpers.errors import WorkshopError
-from helpers.rehearsal.aws import endpoints, metrics, tracking
 
 GUIDE = capacity.Machine.of()
 STARTUP_S = models.startup_s(GUIDE.model_id)
@@ -75,17 +74,6 @@ def test_a_fleet_that_is_too_small_has_the_same_queue_request_by_request():
 
 
 # --- what the policy does
-
-
-def test_the_numbers_of_its_alarms_are_those_of_the_rehearsal():
-    assert (fleet.HIGH_DATAPOINTS, fleet.LOW_S, fleet.LOW_SHARE) == (
-        tracking.HIGH_DATAPOINTS,
-        tracking.LOW_S,
-        tracking.LOW_SHARE,
-    )
-    assert fleet.COOLDOWN_S == tracking.COOLDOWN_S
-    assert fleet.SCALE_IN_S == endpoints.SCALE_IN_S
-    assert fleet.STEP_S == metrics.SAMPLE_S
 
 
 def test_new_replicas_come_a_start_up_after_they_were_wanted_and_bill_meanwhile(day):

@@ -24,18 +24,20 @@ import pandas as pd
 from helpers import models, recipes
 from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
 from helpers.capacity.response import Curve
-from helpers.capacity.sizing import bearable_rate_per_s
+from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
+from helpers.target_tracking import (
+    COOLDOWN_S,
+    HIGH_DATAPOINTS,
+    LOW_S,
+    LOW_SHARE,
+    SAMPLE_S,
+    SCALE_IN_S,
+)
 
-STEP_S = 10  # a datapoint of the metric that is tracked
+STEP_S = int(SAMPLE_S)  # a datapoint of the metric that is tracked
 DAY_S, HOUR_S = 86_400, 3_600
-DAYS_A_MONTH = 365 / 12
-
-# As the rehearsal AWS has them (helpers/rehearsal/aws/tracking.py and endpoints.py, which say where
-# they come from); a test keeps them equal.
-HIGH_DATAPOINTS, LOW_S, LOW_SHARE = 3, 900, 0.9
-COOLDOWN_S, SCALE_IN_S = 300, 60
 
 # Share of the people who are there at each hour: office hours of one time zone. Assumed, nobody's
 # measurement: give your own.
@@ -112,7 +114,7 @@ class Day:
     @property
     def price_per_month(self) -> float:
         """$ a month of 730 hours."""
-        return DAYS_A_MONTH * self.price_per_day
+        return HOURS_A_MONTH / 24 * self.price_per_day
 
     def totals(self) -> pd.DataFrame:
         """What the day comes to, beside a constant fleet; all of it predicted."""
@@ -167,8 +169,8 @@ def day(
         raise WorkshopError(
             "A day is judged by the time to first token alone: leave the other limits out."
         )
-    there = people * _over_a_day(shape)
-    arriving = rate_per_s(people, every_s) * there / people
+    share, rate = _over_a_day(shape), rate_per_s(people, every_s)
+    there, arriving = people * share, rate * share
     bears, _ = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
     curve = Curve.of(machine.timing, answers, seed=seed)
     count = math.ceil(arriving.max() / bears - 1e-9)
