@@ -166,17 +166,12 @@ def of(
             f"The name {model_id!r} does not say how large the model is (as in -8B or -70B), so "
             "it has no floor: choose a name that says it."
         )
-    name = "ml." + instance_type.removeprefix("ml.")
-    if name not in costs.INSTANCES:
-        raise WorkshopError(
-            f"No specification of {instance_type!r}: use one of {', '.join(costs.INSTANCES)}."
-        )
+    machine, known = costs.instance(instance_type), models.architecture(model_id)
     _check("A batch size", batch_size, 1)
     _check("A sequence length", sequence_length, 1)
     _check("The context of a slot", context_tokens, 0, sequence_length)
     if prompt_tokens is not None:
         _check("A prompt", prompt_tokens, 1, sequence_length)
-    machine, known = costs.INSTANCES[name], models.architecture(model_id)
     bytes_per_s = machine.bandwidth_gb_s * 1e9
     operations_per_s = machine.bf16_tflops * 1e12
     cached = known.kv_bytes_per_token * batch_size * context_tokens if known else 0

@@ -177,7 +177,7 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
         (lambda: capacity.Limits(3, goodput=1), "between 0 and 1"),
         (lambda: capacity.Answers(stddev=-1), "standard deviation of output tokens is 0 or more"),
         (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, seed=-1), "A seed is a whole number"),
-        (lambda: capacity.Machine("ml.p5.48xlarge", ONE_BY_ONE, "a/b-7b"), "No price known"),
+        (lambda: capacity.Machine("ml.p5.48xlarge", ONE_BY_ONE, "a/b-7b"), "No specification"),
         (lambda: capacity.expect(users=[]), "concurrency"),
         (lambda: capacity.expect("llama-4"), "no recipe 'llama-4'"),
         (
@@ -294,6 +294,7 @@ def test_a_limit_below_a_prefill_leaves_only_the_machines_that_are_faster():
     ("asked", "words"),
     [
         ({"model_id": "gpt2"}, "does not say how large"),
+        ({"model_id": "mistralai/Mixtral-8x7B"}, "does not say how large"),
         ({"instances": ["p5.48xlarge"]}, "No specification of 'ml.p5.48xlarge'"),
         ({"instances": []}, "at least one instance type"),
         ({"batch_sizes": [0]}, "A batch size is a whole number of 1 or more, not 0"),

@@ -32,7 +32,7 @@ class Machine:
     sequence_length: int = 4096
 
     def __post_init__(self):
-        costs.price_per_hour(self.instance_type)  # no answer without a price
+        costs.instance(self.instance_type)  # no answer without a price
 
     @classmethod
     def named(
@@ -51,7 +51,7 @@ class Machine:
         """
         check_whole("A batch size", batch_size)
         check_whole("A sequence length", sequence_length)
-        name = "ml." + instance_type.removeprefix("ml.")
+        name = costs.instance(instance_type).name
         if times_s is None:
             timing = twin.timing(model_id, instance_type=name, batch_size=batch_size)
         else:
@@ -112,7 +112,7 @@ class Machine:
         Raises:
             WorkshopError: When it does not.
         """
-        there_gb = models.hbm_gb(costs.INSTANCES[self.instance_type].cores)
+        there_gb = models.hbm_gb(costs.instance(self.instance_type).cores)
         takes = models.memory(
             self.model_id, batch_size=self.timing.slots, sequence_length=self.sequence_length
         )
