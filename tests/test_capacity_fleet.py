@@ -152,6 +152,7 @@ def test_an_hour_in_which_nobody_comes_has_no_wait():
         ({"shape": [0] * 24}, "not all of them 0"),
         ({"shape": [math.nan] * 24}, "24 numbers from 0 to 1"),
         ({"people": 0}, "number of people is more than 0"),
+        ({"seed": -1}, "A seed is a whole number of 0 or more"),
         ({"limits": capacity.Limits(3, tpot_p95_s=0.1)}, "judged by the time to first token alone"),
         ({"limits": capacity.Limits(1)}, "least possible"),
     ],
@@ -164,11 +165,12 @@ def test_a_day_that_makes_no_sense_is_refused(asked, words):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ((0,), "above 0, not 0"),
-        ((math.nan,), "above 0, not nan"),
+        ((0,), "requests at a time is more than 0, not 0"),
+        ((math.nan,), "more than 0, not nan"),
+        (("3",), "more than 0, not '3'"),
         ((1, 0), "least number of replicas is a whole number"),
         ((1, 3, 2), "3 to 2 replicas"),
-        ((1, 1, 2, -1), "cooldown takes 0 s or more"),
+        ((1, 1, 2, -1), "cooldown in seconds is 0 or more, not -1"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(told, words):

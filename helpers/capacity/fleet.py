@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from helpers import models, recipes
-from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers import checks, models, recipes
+from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
 from helpers.capacity.response import Curve
 from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s
 from helpers.errors import WorkshopError
@@ -68,21 +68,17 @@ class Policy:
     scale_out_cooldown_s: float = COOLDOWN_S
 
     def __post_init__(self):
-        check_whole("The least number of replicas", self.minimum)
-        check_whole("The largest number of replicas", self.maximum)
+        checks.whole("The least number of replicas", self.minimum)
+        checks.whole("The largest number of replicas", self.maximum)
         if self.minimum > self.maximum:
             raise WorkshopError(
                 f"A policy has {self.minimum} to {self.maximum} replicas: let the first not be "
                 "larger."
             )
-        if not 0 < self.concurrent_per_replica < math.inf:
-            raise WorkshopError(
-                "Give the policy a number of requests at a time above 0, not "
-                f"{self.concurrent_per_replica!r}."
-            )
+        target = self.concurrent_per_replica
+        checks.number("The policy's number of requests at a time", target, above=0)
         for cooldown_s in (self.scale_in_cooldown_s, self.scale_out_cooldown_s):
-            if not 0 <= cooldown_s < math.inf:
-                raise WorkshopError(f"A cooldown takes 0 s or more, not {cooldown_s!r}.")
+            checks.number("A cooldown in seconds", cooldown_s, least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +161,7 @@ def day(
         WorkshopError: When a number makes no sense, or no rate keeps the limit.
     """
     machine, answers = Machine.of(endpoint), answers or Answers()
+    seed = checks.whole("A seed", seed, least=0)
     if limits.tpot_p95_s is not None or limits.goodput is not None:
         raise WorkshopError(
             "A day is judged by the time to first token alone: leave the other limits out."

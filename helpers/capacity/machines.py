@@ -11,9 +11,9 @@ from itertools import product
 
 import pandas as pd
 
-from helpers import contracts, costs, recipes, twin
+from helpers import checks, contracts, costs, recipes, twin
 from helpers.capacity import sizing, sweeps
-from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
 from helpers.errors import WorkshopError
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -59,9 +59,9 @@ def machines(
     """
     model_id, answers = model_id or recipes.get().model_id, answers or Answers()
     names = [costs.instance(name).name for name in instances]
-    sizes = [check_whole("A batch size", size) for size in batch_sizes]
-    check_whole("A sequence length", sequence_length)
-    check_whole("A seed", seed, least=0)
+    sizes = [checks.whole("A batch size", size) for size in batch_sizes]
+    sequence_length = checks.whole("A sequence length", sequence_length)
+    seed = checks.whole("A seed", seed, least=0)
     pairs = list(product(names, sizes))
     if not pairs:
         raise WorkshopError("Give at least one instance type and one batch size.")
