@@ -1,10 +1,20 @@
 """Numbers that a reader gives: which are any, and the sentence for those that are not."""
 
 import math
+import reprlib
 from numbers import Real
 from typing import Any
 
 from helpers.errors import WorkshopError
+
+# Beyond these nobody asks in earnest, and a simulation overflows or never ends.
+MOST_PEOPLE = 10_000_000_000  # there are 8.2 billion
+MOST_USERS = 100_000  # of one endpoint
+MOST_REQUESTS = 10_000_000  # of one run: a minute of simulation
+MOST_SLOTS = 1_024
+MOST_TOKENS = 131_072  # of a slot: the context of Llama 3.1
+MOST_REPLICAS = 10_000_000
+LEAST_S, MOST_S = 1e-6, 2_678_400  # a microsecond, 31 days
 
 
 def is_number(value: Any) -> bool:
@@ -27,20 +37,50 @@ def whole(what: str, value: Any, *, least: int = 1, most: int | None = None) -> 
     Raises:
         WorkshopError: When it is no whole number or outside these.
     """
-    highest = math.inf if most is None else most
-    if is_number(value) and value == int(value) and least <= value <= highest:
-        return int(value)
-    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-    raise WorkshopError(f"{what} is a whole number {bounds}, not {value!r}.")
+    if not is_number(value) or value != int(value) or value < least:
+        raise WorkshopError(f"{what} is a whole number of {least} or more, not {_said(value)}.")
+    _check_most(what, value, most)
+    return int(value)
 
 
-def number(what: str, value: Any, *, least: float = -math.inf, above: float = -math.inf) -> float:
-    """A number from the least on, or above another.
+def number(
+    what: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float | None = None,
+) -> float:
+    """A number from the least on, or above another, up to the most.
 
     Raises:
-        WorkshopError: When it is no finite number or too small.
+        WorkshopError: When it is no finite number or outside these.
     """
-    if is_number(value) and value >= least and value > above:
-        return float(value)
-    bound = f"more than {above:g}" if above > -math.inf else f"{least:g} or more"
-    raise WorkshopError(f"{what} is {bound}, not {value!r}.")
+    if not is_number(value) or value < least or value <= above:
+        bound = f"more than {above:g}" if above > -math.inf else f"{least:g} or more"
+        raise WorkshopError(f"{what} is {bound}, not {_said(value)}.")
+    _check_most(what, value, most)
+    return float(value)
+
+
+def seconds(what: str, value: Any) -> float:
+    """A time that something takes, from a microsecond to a month.
+
+    Raises:
+        WorkshopError: When it is none.
+    """
+    number(what, value, above=0)
+    return number(what, value, least=LEAST_S, most=MOST_S)
+
+
+def _check_most(what: str, value: float, most: float | None) -> None:
+    if most is not None and value > most:
+        raise WorkshopError(f"{what} is at most {most:,}, not {_said(value)}.")
+
+
+def _said(value: Any) -> str:
+    """A value in a few words on one line, whatever it is."""
+    try:
+        return " ".join(reprlib.repr(value).split())
+    except ValueError:  # an int of more digits than Python writes
+        return "so large a number"

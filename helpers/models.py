@@ -11,6 +11,7 @@ INSTANCE_S = 300.0
 LOAD_S_PER_GB = 11.0
 GIB_IN_GB = 1.073741824
 HBM_GIB_PER_CORE = 16  # half a chip's (costs.SPECIFICATION_SOURCE)
+_MOST_B = 10_000  # billions of parameters: larger models there are none
 TIGHT = 0.9  # of what there is: code, activations and a slow day need the rest [derived]
 
 
@@ -69,9 +70,15 @@ def architecture(model_id: str) -> Architecture | None:
 
 
 def named_b(model_id: str) -> float | None:
-    """The size in a model's name, 70 in `…-70B-Instruct`; None when it has none."""
-    sizes = _SIZE.findall(model_id.replace("-", " "))
-    return float(sizes[-1]) if sizes else None
+    """The size in a model's name, 70 in `…-70B-Instruct`; None when it says no plain one.
+
+    That is none at all, several that differ (`8b-70b`), a product (`8x7B`), or one that no model
+    has (`0b`). The owner before the slash does not count.
+    """
+    name = str(model_id).rpartition("/")[2].replace("-", " ")
+    sizes = {float(size) for size in _SIZE.findall(name)}
+    size = sizes.pop() if len(sizes) == 1 else 0.0
+    return size if 0 < size <= _MOST_B else None
 
 
 def parameters_b(model_id: str) -> float | None:

@@ -1,6 +1,7 @@
 """What people get of so many replicas: held against queues that can be solved by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,7 +141,10 @@ def test_a_limit_that_no_queue_breaks_is_borne_up_to_the_highest_rate():
     [
         (capacity.Limits(1.1), r"within 1.1 s: a prefill alone takes 1.2 s, .* least possible"),
         (capacity.Limits(3, tpot_p95_s=0.039), r"every 39 ms: a decode step takes 39.8 ms"),
-        (capacity.Limits(1.2), "Only an almost idle replica keeps TTFT p95 1.2 s"),
+        (
+            capacity.Limits(1.2, goodput=0.998),
+            "Only an almost idle replica keeps TTFT p95 1.2 s, 99.8 % within",
+        ),
     ],
 )
 def test_what_no_number_of_replicas_brings_is_refused_with_the_least_possible(limits, words):
@@ -148,9 +152,74 @@ def test_what_no_number_of_replicas_brings_is_refused_with_the_least_possible(li
         capacity.replicas(**PEOPLE, limits=limits)
 
 
+def test_a_limit_of_exactly_one_prefill_is_one_that_can_be_kept():
+    exactly, hardly_more = (
+        bearable_rate_per_s(GUIDE.timing, capacity.Limits(limit_s), capacity.Answers())
+        for limit_s in (1.2, 1.2000001)
+    )
+    assert exactly == hardly_more
+
+
+def test_one_replica_bears_what_it_bears_however_few_ask(found):
+    alone = capacity.replicas(people=1, every_s=90, limits=LIMITS)
+    assert alone.replicas == 1
+    assert alone.bears_per_s == found.bears_per_s > 1 / 90
+
+
+def test_people_who_hardly_ever_ask_take_one_replica():
+    few = capacity.replicas(people=1, every_s=31 * 86_400, limits=LIMITS, answers=ONE_TOKEN)
+    assert few.replicas == few.at_floor == 1
+
+
+def test_a_share_that_chance_decides_is_refused_and_below_that_the_chance_is_known(found):
+    with pytest.raises(WorkshopError, match="more than the 9,000 simulated requests can tell"):
+        capacity.Limits(3, goodput=0.9999)
+    assert found.chance == 0.03
+    for limits in (capacity.Limits(3, goodput=0.99), capacity.Limits(1.3)):
+        assert replace(found, limits=limits).chance == 0.06
+
+
+def test_what_is_not_known_of_published_times_is_more_than_a_few_replicas(found):
+    fewest, most = found.between
+    assert fewest < found.replicas < most
+    assert (fewest, most) == pytest.approx((231, 258), abs=6)  # of 1.16 s, 39.1 ms; 1.24 s, 39.8 ms
+    said = found.table()["predicted"]["replicas, by what is known of the two times"]
+    assert said == f"{fewest} to {most}"
+
+
+def test_the_slowest_times_may_keep_no_limit():
+    tight = capacity.replicas(**PEOPLE, limits=capacity.Limits(1.22))
+    fewest, most = tight.between
+    assert fewest < tight.replicas and most is None
+    said = tight.table()["predicted"]["replicas, by what is known of the two times"]
+    assert said == f"{fewest} to none keeps the limits"
+
+
+def test_nobody_knows_how_sure_derived_times_are_and_given_ones_are_taken_as_they_are():
+    derived = capacity.Machine.named(
+        GUIDE.model_id, instance_type="inf2.48xlarge", batch_size=8, sequence_length=2048
+    )
+    given = capacity.Machine.named(
+        GUIDE.model_id, instance_type="inf2.48xlarge", batch_size=4, times_s=(1.2, 0.0398)
+    )
+    assert derived.between is None and given.between is None
+    found = capacity.replicas(given, people=1, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
+    assert found.table()["predicted"]["replicas, by what is known of the two times"] == "unknown"
+
+
+def test_a_longer_slot_takes_a_longer_prefill_and_says_that_it_is_derived():
+    long = capacity.Machine.named(
+        GUIDE.model_id, instance_type="inf2.48xlarge", batch_size=4, sequence_length=8192
+    )
+    assert long.timing.prefill_s == pytest.approx(2.4)
+    assert "derived" in long.timing.source
+
+
 # --- what makes no sense
 
-nonsense = st.sampled_from([math.nan, math.inf, -math.inf, 0, -1, True, False, "3", None, [3]])
+nonsense = st.sampled_from(
+    [math.nan, math.inf, -math.inf, 0, -1, True, False, "3", None, [0], 1e308, 1e-300, 10**400]
+)
 
 
 @given(nonsense)
@@ -160,6 +229,7 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
         lambda: rate_per_s(2000, value),
         lambda: capacity.Limits(value),
         lambda: capacity.Answers(tokens=value),
+        lambda: capacity.expect(users=value),
         lambda: capacity.Machine.named(
             recipes.get().model_id, instance_type="inf2.48xlarge", batch_size=value
         ),
@@ -175,6 +245,41 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
     [
         (lambda: capacity.Limits(3, tpot_p95_s=0), "time per output token is more than 0"),
         (lambda: capacity.Limits(3, goodput=1), "between 0 and 1"),
+        (lambda: capacity.Limits(1e300), "first token is at most 2,678,400"),
+        (lambda: capacity.Answers(10, 80), "would have a mean of 37"),
+        (lambda: capacity.Answers(1, 1e6), "would have a mean of 3.989e.05"),
+        (lambda: capacity.Answers(1e18, 0), "output tokens is at most 131,072"),
+        (
+            lambda: capacity.expect(answers=capacity.Answers(5000, 0)),
+            "do not fit into a slot of 4,096",
+        ),
+        (
+            lambda: capacity.replicas(**PEOPLE, limits=LIMITS, answers=capacity.Answers(4000, 50)),
+            "4000 .- 50 tokens do not fit into a slot of 4,096",
+        ),
+        (lambda: capacity.replicas(**PEOPLE, limits=3), "is a capacity.Limits"),
+        (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, answers=3), "is a capacity.Answers"),
+        (lambda: capacity.replicas(3, **PEOPLE, limits=LIMITS), "not a int"),
+        (lambda: capacity.expect(users=[10**20]), "concurrency is at most 100,000"),
+        (
+            lambda: capacity.replicas(people=1e10, every_s=1e-6, limits=LIMITS, answers=ONE_TOKEN),
+            "more than 10,000,000 replicas",
+        ),
+        *(
+            (
+                lambda times_s=times_s: capacity.Machine.named(
+                    "a/b-7b", instance_type="inf2.xlarge", batch_size=1, times_s=times_s
+                ),
+                words,
+            )
+            for times_s, words in (
+                (("1", "2"), "A prefill in seconds is more than 0, not '1'"),
+                ((1e-300, 1e-300), "A prefill in seconds is 1e-06 or more"),
+                ((1e300, 1), "A prefill in seconds is at most"),
+                ((1, 2, 3), "The times are two"),
+                (3, "The times are two"),
+            )
+        ),
         (lambda: capacity.Answers(stddev=-1), "standard deviation of output tokens is 0 or more"),
         (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, seed=-1), "A seed is a whole number"),
         (lambda: capacity.Machine("ml.p5.48xlarge", ONE_BY_ONE, "a/b-7b"), "No specification"),
@@ -188,7 +293,7 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
             lambda: capacity.Machine.named(
                 "a/b-7b", instance_type="inf2.xlarge", batch_size=1, times_s=(0, 1)
             ),
-            "positive times",
+            "A prefill in seconds is more than 0, not 0",
         ),
     ],
 )
@@ -230,6 +335,9 @@ def test_a_run_says_what_it_measured_and_how_fast_it_was(tmp_path):
     assert machine.timing.slots == 4
     assert machine.timing.prefill_s == pytest.approx(1.5, rel=0.01)
     assert machine.timing.decode_step_s == pytest.approx(0.05, rel=0.01)
+    fastest, slowest = machine.between
+    assert fastest.prefill_s <= machine.timing.prefill_s <= slowest.prefill_s
+    assert fastest.decode_step_s <= machine.timing.decode_step_s <= slowest.decode_step_s
 
 
 # --- which machine

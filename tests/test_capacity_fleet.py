@@ -133,6 +133,40 @@ def test_a_million_people_wait_as_long_as_two_hundred_with_as_many_replicas_each
     assert ratio == pytest.approx(100, rel=0.03)
 
 
+@pytest.mark.parametrize(("target", "maximum"), [(2, 1), (2, 3), (100_000, 1), (100_000, 60)])
+def test_a_fleet_that_never_serves_what_comes_has_no_day(target, maximum):
+    never = capacity.Policy(target, 1, maximum)
+    with pytest.raises(WorkshopError, match="the queue has no end: let the policy have more"):
+        capacity.day(people=2000, every_s=90, limits=SOON, policy=never)
+
+
+def test_a_queue_is_as_long_when_it_is_there_at_midnight():
+    few, night = capacity.Policy(1.0, 8, 8), [1.0] * 2 + [0.1] * 20 + [1.0] * 2
+    over_noon, over_midnight = (
+        capacity.day(people=200, every_s=90, limits=SOON, shape=shape, policy=few)
+        for shape in (night[12:] + night[:12], night)
+    )
+    assert over_noon.ttft_p95_s > 300
+    assert over_midnight.ttft_p95_s == pytest.approx(over_noon.ttft_p95_s, rel=0.01)
+
+
+def test_a_day_says_whether_its_policy_kept_the_limit(day):
+    assert day.kept == (day.within >= 0.95)
+    assert day.constant.kept
+    noon = [0.0] * 12 + [1.0] + [0.0] * 11
+    slow = capacity.Policy(0.5, 1, 500)  # no policy starts replicas before the people are there
+    peak = capacity.day(people=2000, every_s=90, limits=SOON, shape=noon, policy=slow)
+    assert not peak.kept and peak.constant.kept
+    assert peak.totals()["limit kept"].tolist() == ["no", "yes"]
+
+
+def test_a_limit_of_one_prefill_is_kept_by_those_who_wait_for_nobody():
+    least = capacity.Limits(GUIDE.timing.prefill_s)
+    steady = capacity.Policy(1, 99, 99)
+    found = capacity.day(people=100, every_s=90, limits=least, policy=steady)
+    assert found.within > 0.5
+
+
 def test_an_hour_in_which_nobody_comes_has_no_wait():
     shape = [0.0] * 12 + [1.0] * 12
     found = capacity.day(
@@ -151,7 +185,18 @@ def test_an_hour_in_which_nobody_comes_has_no_wait():
         ({"shape": [1, 2]}, "24 numbers from 0 to 1"),
         ({"shape": [0] * 24}, "not all of them 0"),
         ({"shape": [math.nan] * 24}, "24 numbers from 0 to 1"),
-        ({"people": 0}, "number of people is more than 0"),
+        ({"people": 0}, "number of people is 1 or more"),
+        ({"people": 1e-9}, "number of people is 1 or more"),
+        ({"people": "x"}, "number of people is 1 or more, not 'x'"),
+        ({"people": 1e10}, "more than 10,000,000 replicas"),
+        ({"every_s": 1e308}, "questions is at most 2,678,400"),
+        ({"shape": ["a"] * 24}, "24 numbers from 0 to 1"),
+        ({"shape": (x for x in [0.5])}, "24 numbers from 0 to 1"),
+        ({"shape": 3}, "24 numbers from 0 to 1"),
+        ({"limits": 3}, "is a capacity.Limits"),
+        ({"answers": 3}, "is a capacity.Answers"),
+        ({"policy": 3}, "is a capacity.Policy"),
+        ({"endpoint": 3}, "not a int"),
         ({"seed": -1}, "A seed is a whole number of 0 or more"),
         ({"limits": capacity.Limits(3, tpot_p95_s=0.1)}, "judged by the time to first token alone"),
         ({"limits": capacity.Limits(1)}, "least possible"),
@@ -165,9 +210,13 @@ def test_a_day_that_makes_no_sense_is_refused(asked, words):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ((0,), "requests at a time is more than 0, not 0"),
-        ((math.nan,), "more than 0, not nan"),
-        (("3",), "more than 0, not '3'"),
+        ((0,), "requests at a time is 0.01 or more, not 0"),
+        ((math.nan,), "0.01 or more, not nan"),
+        (("3",), "0.01 or more, not '3'"),
+        ((1e9, 1, 1), "at most 100,000, not 1000000000.0"),
+        ((1, 1, 10**400), "largest number of replicas is a whole number"),
+        ((1, 1, 10**9), "largest number of replicas is at most 10,000,000"),
+        ((1, 1, 2, 0, 1e300), "cooldown in seconds is at most"),
         ((1, 0), "least number of replicas is a whole number"),
         ((1, 3, 2), "3 to 2 replicas"),
         ((1, 1, 2, -1), "cooldown in seconds is 0 or more, not -1"),

@@ -118,7 +118,7 @@ def test_a_perfect_server_would_be_at_the_floor():
 
 @given(
     instance_type=st.sampled_from(list(costs.INSTANCES)),
-    batch_size=st.integers(1, 4096),
+    batch_size=st.integers(1, 1024),
     sequence_length=st.integers(1, 131_072),
     filled=st.floats(0, 1),
 )
@@ -143,9 +143,12 @@ def test_a_longer_context_never_lowers_the_floor(
         ({"batch_size": 0}, "batch size .* of 1 or more"),
         ({"batch_size": True}, "batch size"),
         ({"batch_size": 2.5}, "batch size"),
+        ({"model_id": "mistralai/Mixtral-8x7B"}, "how large the model is"),
+        ({"batch_size": 10**6}, "batch size is at most 1,024"),
         ({"sequence_length": 0}, "sequence length"),
-        ({"prompt_tokens": 0}, "prompt .* from 1 to 4096"),
-        ({"prompt_tokens": 5000}, "from 1 to 4096, not 5000"),
+        ({"sequence_length": 10**9}, "sequence length is at most 131,072"),
+        ({"prompt_tokens": 0}, "prompt .* of 1 or more"),
+        ({"prompt_tokens": 5000}, "prompt .* at most 4,096, not 5000"),
         ({"context_tokens": -1}, "context"),
     ],
     ids=str,

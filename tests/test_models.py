@@ -12,6 +12,18 @@ def test_a_weight_is_told_from_a_models_name():
     assert models.parameters_b("mistralai/Mixtral-8x7B-Instruct") is None, "not 7: eight of them"
 
 
+@pytest.mark.parametrize(
+    "name", ["a/8b-70b", "a/foo-0b", "a/b-" + 400 * "9" + "b", "a/Mixtral-8x22B", "our-7b/chat", ""]
+)
+def test_a_name_that_says_no_plain_size_says_none_to_all_who_ask(name):
+    assert models.parameters_b(name) is None
+    assert models.architecture(name) is None
+
+
+def test_a_size_that_is_said_twice_is_one():
+    assert models.parameters_b("our-7b/Llama-70B-of-70b") == pytest.approx(70.55)
+
+
 def test_a_token_of_the_70b_model_takes_320_kib_of_cache():
     known = models.architecture("meta-llama/Llama-3.3-70B-Instruct")
     assert known.kv_bytes_per_token == 327_680

@@ -1,4 +1,5 @@
 import csv
+import math
 
 import pytest
 from hypothesis import given
@@ -265,12 +266,59 @@ def test_the_size_in_a_name_is_not_its_version():
     assert half.decode_step_s == pytest.approx(0.0398 * 2)
 
 
+@pytest.mark.parametrize(("batch_size", "longer"), [(4, 4), (8, 4), (1, 1)])
+def test_above_batch_1_a_prefill_is_padded_to_the_sequence_length(batch_size, longer):
+    machine = {"instance_type": "ml.inf2.48xlarge", "batch_size": batch_size}
+    usual = twin.timing(LLAMA_70B, **machine, sequence_length=4096)
+    long = twin.timing(LLAMA_70B, **machine, sequence_length=4 * 4096)
+    assert usual == twin.timing(LLAMA_70B, **machine)
+    assert long.prefill_s == pytest.approx(longer * usual.prefill_s)
+    assert long.decode_step_s == usual.decode_step_s
+    assert ("derived" in long.source) == (batch_size > 1)
+
+
+@pytest.mark.parametrize("length", [0, 1.5, 10**9])
+def test_a_sequence_length_that_makes_no_sense_is_refused(length):
+    with pytest.raises(WorkshopError, match="A sequence length is"):
+        twin.timing(
+            LLAMA_70B, instance_type="ml.inf2.48xlarge", batch_size=4, sequence_length=length
+        )
+
+
+@pytest.mark.parametrize(
+    ("instance", "batch_size"), [("inf2.48xlarge", 4), ("inf2.48xlarge", 1), ("trn1.32xlarge", 8)]
+)
+def test_published_times_may_be_those_without_the_clients_pause(instance, batch_size):
+    times = twin.timing(LLAMA_70B, instance_type=instance, batch_size=batch_size)
+    name = f"optimum-0.0.28-llama3-70b-{instance}-bs{batch_size}.csv"
+    with open(ROOT / "results" / "published" / name, newline="") as lines:
+        by_latency = twin.calibrate(next(csv.DictReader(lines)))
+    fastest, slowest = twin.between(times)
+    assert fastest.decode_step_s == pytest.approx(by_latency.decode_step_s, rel=0.001)
+    assert slowest.decode_step_s == times.decode_step_s
+    assert fastest.prefill_s == pytest.approx(0.97 * times.prefill_s)
+    assert slowest.prefill_s == pytest.approx(1.03 * times.prefill_s)
+
+
+def test_nobody_knows_how_sure_other_times_are():
+    derived = twin.timing(LLAMA_70B, instance_type="inf2.48xlarge", batch_size=8)
+    assert twin.between(derived) is None
+    assert twin.between(twin.Timing(4, 1.2, 0.0398)) is None
+
+
 @pytest.mark.parametrize(
     ("model_id", "instance_type", "batch_size", "words"),
     [
         ("gpt2", "ml.inf2.48xlarge", 4, "how large the model is"),
         (LLAMA_70B, "ml.p5.48xlarge", 4, "ml.inf2.48xlarge"),
-        (LLAMA_70B, "ml.inf2.48xlarge", 0, "at least one slot"),
+        ("mistralai/Mixtral-8x7B", "ml.inf2.48xlarge", 4, "how large the model is"),
+        ("a/foo-0b", "ml.inf2.48xlarge", 4, "how large the model is"),
+        (None, "ml.inf2.48xlarge", 4, "how large the model is"),
+        *(
+            (LLAMA_70B, "ml.inf2.48xlarge", size, "A batch size is a whole number of 1 or more")
+            for size in (0, 4.5, True, "4", None, math.nan)
+        ),
+        (LLAMA_70B, "ml.inf2.48xlarge", 10**9, "A batch size is at most 1,024, not 1000000000"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_in_one_sentence(

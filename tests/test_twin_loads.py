@@ -268,7 +268,22 @@ def test_lengths_have_their_mean_and_their_deviation():
 
 
 def test_a_length_is_at_least_one_token():
-    assert min(itertools.islice(twin.lengths(5, 50), 1000)) == 1
+    assert min(itertools.islice(twin.lengths(5, 3), 1000)) == 1
+
+
+@pytest.mark.parametrize("figures", [(250, 170), (10, 6.5), (5, 3), (1.02, 0), (100.5, 0)])
+def test_the_mean_that_is_asked_for_is_the_mean_that_comes(figures):
+    drawn = list(itertools.islice(twin.lengths(*figures), 100_000))
+    assert np.mean(drawn) == pytest.approx(figures[0], rel=0.035)
+
+
+@pytest.mark.parametrize(
+    ("figures", "mean"),
+    [((10, 80), "37.*"), ((1, 1e6), "3.989e.05"), ((250, 250), "271.*"), ((1.5, 0), "2")],
+)
+def test_lengths_whose_mean_would_be_another_are_refused(figures, mean):
+    with pytest.raises(ValueError, match=f"would have a mean of {mean}: choose a smaller"):
+        twin.lengths(*figures)
 
 
 def test_the_same_seed_draws_the_same_lengths_and_another_others():

@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from helpers import costs, recipes, twin
-from helpers.capacity.asked import Answers, Machine
+from helpers.capacity.asked import Answers, Machine, answers_of
 from helpers.recipes import Recipe
 
 USERS = (1, 4, 5, 8, 16)
@@ -41,7 +41,8 @@ def expect(
     Raises:
         WorkshopError: When a number makes no sense, or nobody knows the endpoint's times.
     """
-    machine, answers = Machine.of(endpoint), answers or Answers()
+    machine = Machine.of(endpoint)
+    answers = answers_of(machine, answers)
     timing, floor = machine.timing, machine.floor
     most = floor.tokens_per_s if floor else math.nan
     found = twin.predict(

@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 
 from helpers import checks, models, recipes
-from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, answers_of, check_limits, rate_per_s
 from helpers.capacity.response import Curve
-from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s
+from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s, replicas_for
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
 from helpers.target_tracking import (
@@ -46,6 +46,9 @@ OFFICE_HOURS = (
     *(0.80, 0.85, 0.95, 0.95, 0.90, 0.70, 0.40, 0.25, 0.18, 0.12, 0.08, 0.05),
 )
 _TARGETS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of what the limits allow, tried in this order
+_LEAST_TARGET = 0.01  # requests at a time
+_AT_REST = 0.95  # of the highest rate: a fleet may begin a day so busy, and no busier
+_LONGER = 0.01  # so much longer may a queue be at the end of the second day than of the first
 _ALIKE = 0.01  # replicas whose numbers in flight differ by so little are counted together
 
 
@@ -68,17 +71,18 @@ class Policy:
     scale_out_cooldown_s: float = COOLDOWN_S
 
     def __post_init__(self):
-        checks.whole("The least number of replicas", self.minimum)
-        checks.whole("The largest number of replicas", self.maximum)
+        most = checks.MOST_REPLICAS
+        checks.whole("The least number of replicas", self.minimum, most=most)
+        checks.whole("The largest number of replicas", self.maximum, most=most)
         if self.minimum > self.maximum:
             raise WorkshopError(
                 f"A policy has {self.minimum} to {self.maximum} replicas: let the first not be "
                 "larger."
             )
-        target = self.concurrent_per_replica
-        checks.number("The policy's number of requests at a time", target, above=0)
+        target, name = self.concurrent_per_replica, "The policy's number of requests at a time"
+        checks.number(name, target, least=_LEAST_TARGET, most=checks.MOST_USERS)
         for cooldown_s in (self.scale_in_cooldown_s, self.scale_out_cooldown_s):
-            checks.number("A cooldown in seconds", cooldown_s, least=0)
+            checks.number("A cooldown in seconds", cooldown_s, least=0, most=checks.MOST_S)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,7 @@ class Day:
     Attributes:
         machine: Each replica.
         policy: What changes their number.
+        limits: What people are to get.
         steps: Every ten seconds: `people`, `rate_per_s`, `replicas` that serve, `billed` ones, and
             `in_flight`, the requests under way or queued per replica.
         hours: One row an hour, for people.
@@ -100,12 +105,18 @@ class Day:
 
     machine: Machine
     policy: Policy
+    limits: Limits
     steps: pd.DataFrame
     hours: pd.DataFrame
     within: float
     ttft_p95_s: float
     price_per_day: float
     constant: "Day | None" = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether 95 of 100 of the day's requests keep the limit; also when nobody comes."""
+        return math.isnan(self.ttft_p95_s) or bool(self.limits.keeps_ttft(self.ttft_p95_s))
 
     @property
     def price_per_month(self) -> float:
@@ -122,6 +133,7 @@ class Day:
                 "$ a day": f"{one.price_per_day:,.0f}",
                 "$ a month": f"{one.price_per_month:,.0f}",
                 "TTFT p95 (s)": f"{one.ttft_p95_s:.2f}",
+                "limit kept": "yes" if one.kept else "no",
                 "within the limit (%)": f"{100 * one.within:.1f}",
                 "worst hour (%)": f"{one.hours['within the limit (%)'].min():.1f}",
             }
@@ -144,7 +156,7 @@ def day(
     """A day of a fleet under a policy, beside the constant fleet that the peak takes.
 
     Without a policy it is the one with the highest target that keeps the limit over the day, of
-    eight that are tried; when none does, the lowest.
+    eight that are tried; when none does, the lowest (`Day.kept` says so).
 
     Args:
         endpoint: One replica: a machine, a recipe or its name; the workshop's by default.
@@ -158,9 +170,14 @@ def day(
         seed: Chooses arrivals and lengths.
 
     Raises:
-        WorkshopError: When a number makes no sense, or no rate keeps the limit.
+        WorkshopError: When a number makes no sense, no rate keeps the limit, or more requests come
+            than the policy ever serves, so that the queue is longer every day.
     """
-    machine, answers = Machine.of(endpoint), answers or Answers()
+    machine = Machine.of(endpoint)
+    answers = answers_of(machine, answers)
+    check_limits(limits)
+    if not isinstance(policy, Policy | None):
+        raise WorkshopError(f"A policy is a capacity.Policy, not {policy!r}.")
     seed = checks.whole("A seed", seed, least=0)
     if limits.tpot_p95_s is not None or limits.goodput is not None:
         raise WorkshopError(
@@ -170,18 +187,21 @@ def day(
     there, arriving = people * share, rate * share
     bears, _ = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
     curve = Curve.of(machine.timing, answers, seed=seed)
-    count = math.ceil(arriving.max() / bears - 1e-9)
-    steady = Policy(1.0, count, count)
+    peak = replicas_for(arriving.max(), bears)
+    steady = Policy(1.0, peak, peak)
     run = _Run(machine, curve, limits, there, arriving)
     constant = run.under(steady)
     if policy is not None:
         return replace(run.under(policy), constant=constant)
-    return replace(run.under_the_best(bears, count), constant=constant)
+    return replace(run.under_the_best(bears, peak), constant=constant)
 
 
 def _over_a_day(shape: Sequence[float]) -> np.ndarray:
     """Shares at every step, from one an hour."""
-    shares = np.asarray(shape, float)
+    try:
+        shares = np.asarray(list(shape), float)
+    except (TypeError, ValueError):
+        shares = np.empty(0)
     if shares.shape != (24,) or not ((shares >= 0) & (shares <= 1)).all() or not shares.any():
         raise WorkshopError(
             "The shape of a day is 24 numbers from 0 to 1, one an hour, and not all of them 0."
@@ -200,12 +220,13 @@ class _Run:
     people: np.ndarray
     arriving: np.ndarray
 
-    def under_the_best(self, bears: float, count: int) -> Day:
+    def under_the_best(self, bears: float, peak: int) -> Day:
         """The highest target that keeps the limit over the day; what grows needs room above."""
         allowed = float(np.interp(bears, self.curve.rate_per_s, self.curve.in_flight))
         for share in _TARGETS:
-            found = self.under(Policy(share * allowed, 1, max(2 * count, 2)))
-            if found.ttft_p95_s <= self.limits.ttft_p95_s:
+            target = max(share * allowed, _LEAST_TARGET)
+            found = self.under(Policy(target, 1, min(2 * peak, checks.MOST_REPLICAS)))
+            if found.kept:
                 break
         return found
 
@@ -213,9 +234,15 @@ class _Run:
         """The second of two equal days."""
         fleet = _Fleet(self.curve, policy, models.startup_s(self.machine.model_id))
         fleet.begin(float(self.arriving[-1]))
-        for _ in range(2):
-            seen = [fleet.step(rate) for rate in self.arriving.tolist()]
-        return self._told(policy, seen)
+        first, second = ([fleet.step(rate) for rate in self.arriving.tolist()] for _ in range(2))
+        queues = [one[-1].serving * one[-1].in_flight for one in (first, second)]
+        if queues[1] > (1 + _LONGER) * queues[0] + 1:
+            raise WorkshopError(
+                f"With {policy.concurrent_per_replica:g} requests at a time each and "
+                f"{policy.maximum:,} replicas at most, more requests come in a day than are "
+                "served, and the queue has no end: let the policy have more replicas."
+            )
+        return self._told(policy, second)
 
     def _told(self, policy: Policy, seen: list["_Seen"]) -> Day:
         steps = pd.DataFrame(
@@ -229,17 +256,18 @@ class _Run:
             index=pd.Index(np.arange(0, DAY_S, STEP_S), name="second"),
         )
         waits = _Waits.of(self.curve, self.arriving, seen)
-        limit_s, price = self.limits.ttft_p95_s, self.machine.price_per_hour
+        limits, price = self.limits, self.machine.price_per_hour
         hours = [
-            _hour(number, some, waits.of_steps(some.index // STEP_S), limit_s, price)
+            _hour(number, some, waits.of_steps(some.index // STEP_S), limits, price)
             for number, some in steps.groupby(steps.index // HOUR_S)
         ]
         return Day(
             machine=self.machine,
             policy=policy,
+            limits=limits,
             steps=steps,
             hours=pd.DataFrame(hours).set_index("hour"),
-            within=waits.within(limit_s),
+            within=waits.within(limits),
             ttft_p95_s=waits.quantile(0.95),
             price_per_day=price * float(steps["billed"].sum()) * STEP_S / HOUR_S,
         )
@@ -291,7 +319,9 @@ class _Fleet:
         each = np.interp(policy.concurrent_per_replica, self._in_flight, self._rate)
         wanted = math.ceil(rate_per_s / float(each))
         self._desired = min(policy.maximum, max(policy.minimum, wanted))
-        at_rest = float(np.interp(rate_per_s / self._desired, self._rate, self._in_flight))
+        # Beyond what it serves it is never at rest: the day itself makes the queue.
+        served = min(rate_per_s / self._desired, _AT_REST * self._rate[-1])
+        at_rest = float(np.interp(served, self._rate, self._in_flight))
         self._groups = [(self._desired, at_rest)]
 
     def step(self, rate_per_s: float) -> _Seen:
@@ -392,10 +422,10 @@ class _Waits:
         chosen = (self.step >= steps[0]) & (self.step <= steps[-1])
         return _Waits(self.step[chosen], self.weight[chosen], self.ttft_s[chosen])
 
-    def within(self, limit_s: float) -> float:
-        """Share of them that are not above a limit; 1 when nobody comes."""
-        total = self.weight.sum()
-        return float(self.weight @ (self.ttft_s <= limit_s).mean(axis=1) / total) if total else 1.0
+    def within(self, limits: Limits) -> float:
+        """Share of them that keep the limit; 1 when nobody comes."""
+        total, kept = self.weight.sum(), limits.keeps_ttft(self.ttft_s).mean(axis=1)
+        return float(self.weight @ kept / total) if total else 1.0
 
     def quantile(self, share: float) -> float:
         """What so many of them do not exceed; NaN when nobody comes."""
@@ -407,7 +437,7 @@ class _Waits:
         return float(values[order[np.searchsorted(below, share * below[-1])]])
 
 
-def _hour(number: int, steps: pd.DataFrame, waits: _Waits, limit_s: float, price: float) -> dict:
+def _hour(number: int, steps: pd.DataFrame, waits: _Waits, limits: Limits, price: float) -> dict:
     return {
         "hour": f"{number:02d}:00",
         "people": round(steps["people"].mean()),
@@ -416,7 +446,7 @@ def _hour(number: int, steps: pd.DataFrame, waits: _Waits, limit_s: float, price
         "in flight, each": round(steps["in_flight"].mean(), 2),
         "TTFT p50 (s)": round(waits.quantile(0.5), 2),
         "TTFT p95 (s)": round(waits.quantile(0.95), 2),
-        "within the limit (%)": round(100 * waits.within(limit_s), 1),
+        "within the limit (%)": round(100 * waits.within(limits), 1),
         "$": round(price * float(steps["billed"].sum()) * STEP_S / HOUR_S, 2),
     }
 

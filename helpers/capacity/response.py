@@ -69,16 +69,13 @@ class Point:
 
     def goodput(self, limits: Limits) -> float:
         """Share of requests that keep the limits of both times."""
-        is_good = self.ttft_s <= limits.ttft_p95_s
-        if limits.tpot_p95_s is not None:
-            is_good = is_good & (self.tpot_s <= limits.tpot_p95_s)
-        return float(is_good.mean())
+        return float((limits.keeps_ttft(self.ttft_s) & limits.keeps_tpot(self.tpot_s)).mean())
 
     def keeps(self, limits: Limits) -> bool:
         """Whether all limits hold."""
         return (
-            self.ttft_p95_s <= limits.ttft_p95_s
-            and (limits.tpot_p95_s is None or self.tpot_p95_s <= limits.tpot_p95_s)
+            limits.keeps_ttft(self.ttft_p95_s)
+            and limits.keeps_tpot(self.tpot_p95_s)
             and (limits.goodput is None or self.goodput(limits) >= limits.goodput)
         )
 

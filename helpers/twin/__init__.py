@@ -2,7 +2,7 @@
 
 from helpers.twin.calibration import Calibration, calibrate
 from helpers.twin.prediction import predict
-from helpers.twin.published import PUBLISHED, timing
+from helpers.twin.published import PUBLISHED, between, timing
 from helpers.twin.quantiles import Quantiles
 from helpers.twin.scheduler import StaticBatch, Step, Timing
 from helpers.twin.simulation import Served, lengths, serve, simulate
@@ -15,6 +15,7 @@ __all__ = [
     "StaticBatch",
     "Step",
     "Timing",
+    "between",
     "calibrate",
     "lengths",
     "predict",

@@ -72,20 +72,26 @@ def predict(
         WorkshopError: When an argument makes no sense.
     """
     timing = Timing(
-        checks.whole("batch_size", batch_size),
-        checks.number("prefill_s", prefill_s, above=0),
-        checks.number("decode_step_s", decode_step_s, above=0),
+        checks.whole("batch_size", batch_size, most=checks.MOST_SLOTS),
+        checks.seconds("prefill_s", prefill_s),
+        checks.seconds("decode_step_s", decode_step_s),
     )
     users = _several("concurrency", concurrency)
-    mean = checks.number("output_tokens", output_tokens, least=1)
+    mean = checks.number("output_tokens", output_tokens, least=1, most=checks.MOST_TOKENS)
     stddev = checks.number("output_tokens_stddev", output_tokens_stddev, least=0)
     if not isinstance(load, str) or load not in _LOADS:
         raise WorkshopError(
             f"load is 'rounds' or 'closed', not {load!r}: for an arrival rate call "
             "twin.serve(load='arrivals', rate_per_s=...)."
         )
-    sent = None if requests is None else checks.whole("requests", requests)
+    sent = None
+    if requests is not None:
+        sent = checks.whole("requests", requests, most=checks.MOST_REQUESTS)
     seed = checks.whole("seed", seed, least=0)
+    try:
+        lengths(mean, stddev, seed)
+    except ValueError as error:
+        raise WorkshopError(str(error)) from error
 
     def row(concurrency: int) -> _Figures:
         each = sent or max(REQUESTS, REQUESTS_PER_USER * concurrency)
@@ -120,11 +126,12 @@ def _run(
 def _several(name: str, values: int | Iterable[int]) -> list[int]:
     """One whole number or several, as a list."""
     if isinstance(values, Real):
-        return [checks.whole(name, values)]
+        values = [values]
     try:
-        several = [checks.whole(name, value) for value in values]
+        each = [] if isinstance(values, bytes | bytearray) else list(values)
     except TypeError:
-        several = []
+        each = []
+    several = [checks.whole(name, value, most=checks.MOST_USERS) for value in each]
     if not several:
         raise WorkshopError(f"{name} is a whole number or a list of them, not {values!r}.")
     return several

@@ -12,6 +12,7 @@ import numpy as np
 from helpers.twin.scheduler import StaticBatch, Timing
 
 _DRAWN_AT_ONCE = 1024  # numbers: few enough to cost nothing, enough for numpy to pay
+_MEAN_MOVES = 0.03  # relative: how far the mean of lengths may be from what was asked for
 
 
 class Served(NamedTuple):
@@ -117,18 +118,29 @@ def simulate(
 def lengths(output_tokens: float, stddev: float = 0, seed: int = 0) -> Iterator[int]:
     """Output tokens of one request after another, without end: normal, rounded, at least 1.
 
+    The mean that is asked for is the mean that comes, within 3 %. So a deviation is refused with
+    which so many lengths are raised to 1 token that it would not: one of 70 % of a long mean.
+
     Args:
         output_tokens: Their mean.
         stddev: Their standard deviation; 0 makes them all alike.
         seed: Which of the random sequences.
 
     Raises:
-        ValueError: When the mean is below one token or the deviation negative.
+        ValueError: When the mean is below one token, the deviation negative or so large that the
+            mean would be another.
     """
     if not 1 <= output_tokens < math.inf or not 0 <= stddev < math.inf:
         raise ValueError(
             f"Lengths have a mean of at least one token and a deviation of at least 0, not "
             f"{output_tokens} and {stddev}."
+        )
+    comes = _mean_at_least_one(output_tokens, stddev)
+    if abs(comes - output_tokens) > _MEAN_MOVES * output_tokens:
+        raise ValueError(
+            f"Lengths are whole and at least one token, so those of {output_tokens:g} +- "
+            f"{stddev:g} would have a mean of {comes:.4g}: choose a smaller deviation, or a whole "
+            "number without one."
         )
     if not stddev:
         return repeat(round(output_tokens))
@@ -139,6 +151,15 @@ def lengths(output_tokens: float, stddev: float = 0, seed: int = 0) -> Iterator[
         .tolist()
         for _ in repeat(None)
     )
+
+
+def _mean_at_least_one(mean: float, stddev: float) -> float:
+    """Mean of normal numbers of which those below 1 are raised to it; rounded when all alike."""
+    if not stddev:
+        return round(mean)
+    above = (mean - 1) / stddev
+    density = math.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
+    return mean + stddev * density - (mean - 1) * math.erfc(above / math.sqrt(2)) / 2
 
 
 class _Users:
