@@ -9,7 +9,7 @@ from helpers.errors import WorkshopError
 
 # Beyond these nobody asks in earnest, and a simulation overflows or never ends.
 MOST_PEOPLE = 10_000_000_000  # there are 8.2 billion
-MOST_USERS = 100_000  # of one endpoint
+MOST_USERS = 10_000  # of one endpoint
 MOST_REQUESTS = 10_000_000  # of one run: a minute of simulation
 MOST_SLOTS = 1_024
 MOST_TOKENS = 131_072  # of a slot: the context of Llama 3.1

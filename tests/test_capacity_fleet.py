@@ -133,10 +133,10 @@ def test_a_million_people_wait_as_long_as_two_hundred_with_as_many_replicas_each
     assert ratio == pytest.approx(100, rel=0.03)
 
 
-@pytest.mark.parametrize(("target", "maximum"), [(2, 1), (2, 3), (100_000, 1), (100_000, 60)])
+@pytest.mark.parametrize(("target", "maximum"), [(2, 1), (2, 3), (10_000, 1)])
 def test_a_fleet_that_never_serves_what_comes_has_no_day(target, maximum):
     never = capacity.Policy(target, 1, maximum)
-    with pytest.raises(WorkshopError, match="the queue has no end: let the policy have more"):
+    with pytest.raises(WorkshopError, match="the queue has no end: let it have more than"):
         capacity.day(people=2000, every_s=90, limits=SOON, policy=never)
 
 
@@ -189,7 +189,7 @@ def test_an_hour_in_which_nobody_comes_has_no_wait():
         ({"people": 1e-9}, "number of people is 1 or more"),
         ({"people": "x"}, "number of people is 1 or more, not 'x'"),
         ({"people": 1e10}, "more than 10,000,000 replicas"),
-        ({"every_s": 1e308}, "questions is at most 2,678,400"),
+        ({"every_s": 1e308}, "questions in seconds is at most 2,678,400"),
         ({"shape": ["a"] * 24}, "24 numbers from 0 to 1"),
         ({"shape": (x for x in [0.5])}, "24 numbers from 0 to 1"),
         ({"shape": 3}, "24 numbers from 0 to 1"),
@@ -213,7 +213,7 @@ def test_a_day_that_makes_no_sense_is_refused(asked, words):
         ((0,), "requests at a time is 0.01 or more, not 0"),
         ((math.nan,), "0.01 or more, not nan"),
         (("3",), "0.01 or more, not '3'"),
-        ((1e9, 1, 1), "at most 100,000, not 1000000000.0"),
+        ((1e9, 1, 1), "at most 10,000, not 1000000000.0"),
         ((1, 1, 10**400), "largest number of replicas is a whole number"),
         ((1, 1, 10**9), "largest number of replicas is at most 10,000,000"),
         ((1, 1, 2, 0, 1e300), "cooldown in seconds is at most"),

@@ -179,7 +179,7 @@ def test_no_prediction_is_better_than_the_machine(
         ("prefill_s", 1e308, "prefill_s is at most 2,678,400, not 1e.308"),
         ("decode_step_s", 1e-300, "decode_step_s is 1e-06 or more"),
         ("batch_size", 10**30, "batch_size is at most 1,024"),
-        ("concurrency", 99999999999999999999, "concurrency is at most 100,000"),
+        ("concurrency", 99999999999999999999, "concurrency is at most 10,000"),
         ("concurrency", b"12", "a list of them, not b'12'"),
         ("concurrency", 10**400, "concurrency is a whole number"),
         ("requests", 10**30, "requests is at most 10,000,000"),

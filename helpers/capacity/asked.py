@@ -45,6 +45,8 @@ class Machine:
         checks.whole("A batch size", self.timing.slots, most=checks.MOST_SLOTS)
         checks.seconds("A prefill in seconds", self.timing.prefill_s)
         checks.seconds("A decode step in seconds", self.timing.decode_step_s)
+        if not isinstance(self.model_id, str):
+            raise WorkshopError(f"A model is its name on the Hub, not {self.model_id!r}.")
 
     @classmethod
     def named(
@@ -244,7 +246,7 @@ def rate_per_s(people: float, every_s: float) -> float:
     on the safe side.
     """
     checks.number("The number of people", people, least=1, most=checks.MOST_PEOPLE)
-    checks.seconds("The seconds between a person's questions", every_s)
+    checks.seconds("The time between a person's questions in seconds", every_s)
     return people / every_s
 
 

@@ -238,9 +238,9 @@ class _Run:
         queues = [one[-1].serving * one[-1].in_flight for one in (first, second)]
         if queues[1] > (1 + _LONGER) * queues[0] + 1:
             raise WorkshopError(
-                f"With {policy.concurrent_per_replica:g} requests at a time each and "
-                f"{policy.maximum:,} replicas at most, more requests come in a day than are "
-                "served, and the queue has no end: let the policy have more replicas."
+                "More requests come in a day than the policy's replicas serve, so the queue has no "
+                f"end: let it have more than {policy.maximum:,}, or fewer than "
+                f"{policy.concurrent_per_replica:g} requests at a time each."
             )
         return self._told(policy, second)
 
