@@ -5,6 +5,8 @@ The tables' makers sent 8 requests a user, in rounds, and asked for 245 ± 20 ou
 `test_answers_spread_by_more_than_was_asked`.
 """
 
+import functools
+
 import pandas as pd
 import pytest
 
@@ -22,6 +24,7 @@ every_table = pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem
 GUIDES_SHAPE = "optimum-0.0.28-llama3-70b-inf2.48xlarge-bs4"
 
 
+@functools.cache
 def read(path):
     """The row of one user, and all other rows."""
     table = pd.read_csv(path)
@@ -41,6 +44,7 @@ def predicted(path, users, requests=None):
     ).set_index("concurrency")
 
 
+@functools.cache
 def as_sent(path):
     """8 requests a user."""
     return pd.concat([predicted(path, users, 8 * users) for users in read(path)[1].index])
