@@ -154,7 +154,7 @@ def test_what_no_number_of_replicas_brings_is_refused_with_the_least_possible(li
 
 def test_a_limit_of_exactly_one_prefill_is_one_that_can_be_kept():
     exactly, hardly_more = (
-        bearable_rate_per_s(GUIDE.timing, capacity.Limits(limit_s), capacity.Answers())
+        bearable_rate_per_s(GUIDE.timing, capacity.Limits(limit_s), ONE_TOKEN)
         for limit_s in (1.2, 1.2000001)
     )
     assert exactly == hardly_more
@@ -167,7 +167,8 @@ def test_one_replica_bears_what_it_bears_however_few_ask(found):
 
 
 def test_people_who_hardly_ever_ask_take_one_replica():
-    few = capacity.replicas(people=1, every_s=31 * 86_400, limits=LIMITS, answers=ONE_TOKEN)
+    least = capacity.Limits(GUIDE.timing.prefill_s)  # 20,000 months are not told to the microsecond
+    few = capacity.replicas(people=1, every_s=31 * 86_400, limits=least, answers=ONE_TOKEN)
     assert few.replicas == few.at_floor == 1
 
 
@@ -188,7 +189,7 @@ def test_what_is_not_known_of_published_times_is_more_than_a_few_replicas(found)
 
 
 def test_the_slowest_times_may_keep_no_limit():
-    tight = capacity.replicas(**PEOPLE, limits=capacity.Limits(1.22))
+    tight = capacity.replicas(**PEOPLE, limits=capacity.Limits(1.22), answers=ONE_TOKEN)
     fewest, most = tight.between
     assert fewest < tight.replicas and most is None
     said = tight.table()["predicted"]["replicas, by what is known of the two times"]
