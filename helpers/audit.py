@@ -236,7 +236,8 @@ def _kept_up(run: _Run, mine: Sequence[RequestRecord]) -> dict:
     in_order = sorted((one for one in mine if one.error is None), key=lambda one: one.sent_s)
     took_s = [metrics.latency_s(record) for record in in_order if record.chunk_s]
     third = len(took_s) // 3
-    growth = float(np.median(took_s[-third:]) / np.median(took_s[:third])) if third else 1.0
+    first_s = float(np.median(took_s[:third])) if third else 0.0
+    growth = float(np.median(took_s[-third:])) / first_s if first_s else 1.0
     found = (
         f"{sent:.2f} requests/s were sent in the window and {completed:.2f} ended in it, latencies "
         f"of the last third were {growth:.1f} times those of the first"

@@ -73,19 +73,28 @@ def instances() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("instance")
 
 
+def instance(instance_type: str) -> Instance:
+    """An instance type's specification and prices; `inf2.xlarge` works as well.
+
+    Raises:
+        WorkshopError: When the table has no such type.
+    """
+    name = "ml." + instance_type.removeprefix("ml.")
+    if name not in INSTANCES:
+        raise WorkshopError(
+            f"No specification of {name!r}: use one of {', '.join(INSTANCES)}, or add it to "
+            "helpers/costs.py with source and date."
+        )
+    return INSTANCES[name]
+
+
 def price_per_hour(instance_type: str) -> float:
     """$ an hour for one instance as a SageMaker endpoint; `inf2.xlarge` works as well.
 
     Raises:
         WorkshopError: When the table has no such type.
     """
-    name = instance_type if instance_type.startswith("ml.") else f"ml.{instance_type}"
-    if name not in INSTANCES:
-        raise WorkshopError(
-            f"No price known for {instance_type}: choose one of {', '.join(INSTANCES)}, "
-            "or add it to helpers/costs.py with source and date."
-        )
-    return INSTANCES[name].price_per_hour
+    return instance(instance_type).price_per_hour
 
 
 def cost(seconds: float, *, instance_type: str, instances: int = 1) -> float:

@@ -7,9 +7,8 @@ what is left to gain.
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 
-from helpers import costs, models
+from helpers import checks, costs, models
 from helpers.errors import WorkshopError
 from helpers.twin import Timing
 
@@ -166,21 +165,17 @@ def of(
             f"The name {model_id!r} does not say how large the model is (as in -8B or -70B), so "
             "it has no floor: choose a name that says it."
         )
-    name = "ml." + instance_type.removeprefix("ml.")
-    if name not in costs.INSTANCES:
-        raise WorkshopError(
-            f"No specification of {instance_type!r}: use one of {', '.join(costs.INSTANCES)}."
-        )
-    _check("A batch size", batch_size, 1)
-    _check("A sequence length", sequence_length, 1)
-    _check("The context of a slot", context_tokens, 0, sequence_length)
-    if prompt_tokens is not None:
-        _check("A prompt", prompt_tokens, 1, sequence_length)
-    machine, known = costs.INSTANCES[name], models.architecture(model_id)
+    machine, known = costs.instance(instance_type), models.architecture(model_id)
+    slots = checks.whole("A batch size", batch_size)
+    length = checks.whole("A sequence length", sequence_length)
+    context = checks.whole("The context of a slot", context_tokens, least=0, most=length)
+    prompt = prompt_tokens
+    if prompt is not None:
+        prompt = checks.whole("The length of a prompt in a slot", prompt, most=length)
     bytes_per_s = machine.bandwidth_gb_s * 1e9
     operations_per_s = machine.bf16_tflops * 1e12
-    cached = known.kv_bytes_per_token * batch_size * context_tokens if known else 0
-    padded = sequence_length if batch_size > 1 else prompt_tokens or 1
+    cached = known.kv_bytes_per_token * slots * context if known else 0
+    padded = length if slots > 1 else prompt or 1
 
     def compute_s(tokens: int, *, attended: float) -> float:
         attention = 4 * known.layers * known.heads * known.head_size * attended if known else 0
@@ -190,23 +185,16 @@ def of(
         return compute_s(tokens, attended=tokens / 2)
 
     return Floor(
-        slots=batch_size,
+        slots=slots,
         cores=machine.cores,
         weights_s=models.BYTES_PER_PARAMETER * billions * 1e9 / bytes_per_s,
         cache_s=cached / bytes_per_s,
-        step_compute_s=compute_s(batch_size, attended=context_tokens),
+        step_compute_s=compute_s(slots, attended=context),
         prefill_compute_s=prefill_s(padded),
-        prompt_compute_s=prompt_tokens and prefill_s(prompt_tokens),
+        prompt_compute_s=prompt and prefill_s(prompt),
         padded_tokens=padded,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=prompt,
     )
-
-
-def _check(what: str, tokens: int, least: int, most: int | None = None) -> None:
-    is_whole = isinstance(tokens, Integral) and not isinstance(tokens, bool)
-    if not is_whole or tokens < least or (most is not None and tokens > most):
-        upto = f" and at most the {most} tokens a slot holds" if most is not None else ""
-        raise WorkshopError(f"{what} is a whole number, at least {least}{upto}, not {tokens!r}.")
 
 
 def _rest(share: float, why: str) -> str:

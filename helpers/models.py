@@ -58,22 +58,26 @@ class Memory:
 
 # Llama 3, 3.1 and 3.3 (config.json and model cards on the Hub, 2026-11).
 _KNOWN = {
-    "70B": Architecture(70.55, 80, 8, 128, heads=64),
-    "8B": Architecture(8.03, 32, 8, 128, heads=32),
+    70: Architecture(70.55, 80, 8, 128, heads=64),
+    8: Architecture(8.03, 32, 8, 128, heads=32),
 }
 
 
 def architecture(model_id: str) -> Architecture | None:
     """The architecture of a Llama 3 model, None for others."""
-    return _KNOWN.get(_size(model_id)) if "llama-3" in model_id.lower() else None
+    return _KNOWN.get(named_b(model_id)) if "llama-3" in model_id.lower() else None
+
+
+def named_b(model_id: str) -> float | None:
+    """The size in a model's name, 70 in `…-70B-Instruct`; None when it has none."""
+    sizes = _SIZE.findall(model_id.replace("-", " "))
+    return float(sizes[-1]) if sizes else None
 
 
 def parameters_b(model_id: str) -> float | None:
     """Billions of parameters, from the size in a model's name; None when it has none."""
-    size = _size(model_id)
-    if size in _KNOWN:
-        return _KNOWN[size].parameters_b
-    return float(size.rstrip("B")) if size else None
+    named = named_b(model_id)
+    return _KNOWN[named].parameters_b if named in _KNOWN else named
 
 
 def weights_gb(model_id: str) -> float:
@@ -97,9 +101,3 @@ def hbm_gb(cores: int) -> float:
 def startup_s(model_id: str) -> float:
     """Seconds until an endpoint with this model may be expected to answer [derived]."""
     return INSTANCE_S + LOAD_S_PER_GB * weights_gb(model_id)
-
-
-def _size(model_id: str) -> str:
-    """`70B` in `…-70B-Instruct`; empty when the name says nothing."""
-    sizes = _SIZE.findall(model_id.replace("-", " "))
-    return f"{sizes[-1]}B" if sizes else ""

@@ -18,6 +18,7 @@ SHARED = {
     "neuron_cache",
     "recipes",
     "settings",
+    "target_tracking",
     "twin",
 }
 

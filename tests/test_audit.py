@@ -235,6 +235,11 @@ def test_an_endpoint_that_keeps_up_is_not_said_to_fall_behind(slots):
     assert level("kept up", arrivals(EVERY_SECOND, slots=slots), rate_per_s=1.0) == "ok"
 
 
+def test_replies_that_take_no_time_do_not_grow():
+    at_once = arrivals(EVERY_SECOND, ttft_s=0.0, tokens=1)
+    assert level("kept up", at_once, rate_per_s=1.0) == "ok"
+
+
 def test_too_few_arrivals_to_have_thirds_are_audited_all_the_same():
     assert level("kept up", arrivals([0.0, 1.0]), rate_per_s=1.0) == "ok"
     failed = failing(arrivals(EVERY_SECOND), 100)

@@ -262,7 +262,7 @@ def test_the_slots_are_those_of_the_endpoints_environment(measured):
     assert unknown.slots is None and unknown.timing(8).slots == 8
     with pytest.raises(WorkshopError, match="say it, as in timing"):
         unknown.timing()
-    with pytest.raises(WorkshopError, match="whole number from 1 on, not 0"):
+    with pytest.raises(WorkshopError, match="whole number of 1 or more, not 0"):
         unknown.timing(0)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import virtual_runs
 from hypothesis import given
@@ -34,7 +35,7 @@ def at(rate, *, timing=GUIDE.timing, answers=None, **more):
 # --- one replica at a rate
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("load", [0.3, 0.8])
 def test_one_server_that_always_takes_equally_long_has_the_wait_of_the_textbook(load):
     point = at(load / 2.0, timing=ONE_BY_ONE, answers=ONE_TOKEN, requests=60_000)
     wait_s = 2.0 * load / (2 * (1 - load))  # Pollaczek and Khinchine, for a constant service
@@ -60,13 +61,10 @@ def test_a_busier_replica_lets_people_wait_longer_and_uses_more_of_its_slots():
     assert busy.tokens_per_s == pytest.approx(4 * calm.tokens_per_s, rel=0.01)
 
 
-def test_other_arrivals_bear_the_same_rate_within_10_percent():
-    # Six seeds: 0.088 to 0.096 requests/s, a standard deviation of 3 %.
-    others = [
-        bearable_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=seed)[0]
-        for seed in (2, 4)  # the lowest and the highest of the six
-    ]
-    assert max(others) / min(others) < 1.1
+def test_other_arrivals_bear_the_same_rate_within_10_percent(found):
+    # Six seeds: 0.088 to 0.096 requests/s, a standard deviation of 3 %. Seed 2 is the lowest.
+    other, _ = bearable_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=2)
+    assert other == pytest.approx(found.bears_per_s, rel=0.1)
 
 
 # --- how many replicas
@@ -106,23 +104,30 @@ def test_a_model_of_unknown_size_has_no_floor_and_an_answer_all_the_same():
     machine = capacity.Machine.named(
         "gpt2", instance_type="inf2.xlarge", batch_size=1, times_s=(0.05, 0.01)
     )
-    few = capacity.replicas(machine, people=20, every_s=90, limits=LIMITS)
+    few = capacity.replicas(machine, people=20, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
     assert few.each.keeps(LIMITS) and few.at_floor is None
     assert few.table()["predicted"]["replicas at the physical floor"] == "unknown"
 
 
-def test_every_further_limit_costs_rate():
-    short = capacity.Answers(tokens=20, stddev=0)
-    bears = [
-        bearable_rate_per_s(GUIDE.timing, limits, short)[0]
-        for limits in (
-            capacity.Limits(3),
-            capacity.Limits(3, tpot_p95_s=0.15),
-            capacity.Limits(3, tpot_p95_s=0.15, goodput=0.99),
-        )
-    ]
-    assert bears == sorted(bears, reverse=True)
-    assert bears[0] > bears[2]
+@pytest.mark.parametrize(
+    ("limits", "keeps"),
+    [
+        (capacity.Limits(3), True),
+        (capacity.Limits(2.9), False),
+        (capacity.Limits(3, tpot_p95_s=0.1), True),
+        (capacity.Limits(3, tpot_p95_s=0.09), False),
+        (capacity.Limits(3, goodput=0.97), True),
+        (capacity.Limits(3, tpot_p95_s=0.1, goodput=0.94), True),
+        (capacity.Limits(3, tpot_p95_s=0.1, goodput=0.95), False),
+    ],
+    ids=str,
+)
+def test_every_limit_has_to_hold(limits, keeps):
+    # Of 100 requests 3 wait long for their first token, and 3 others for the rest.
+    ttft_s = np.array([9.0] * 3 + [3.0] * 97)
+    tpot_s = np.array([0.1] * 97 + [0.9] * 3)
+    point = response.Point(0.1, ttft_s, tpot_s, tokens_per_s=25.0, in_flight=1.0, slots_used=0.3)
+    assert point.keeps(limits) == keeps
 
 
 def test_a_limit_that_no_queue_breaks_is_borne_up_to_the_highest_rate():
@@ -172,7 +177,7 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
         (lambda: capacity.Limits(3, goodput=1), "between 0 and 1"),
         (lambda: capacity.Answers(stddev=-1), "standard deviation of output tokens is 0 or more"),
         (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, seed=-1), "A seed is a whole number"),
-        (lambda: capacity.Machine("ml.p5.48xlarge", ONE_BY_ONE, "a/b-7b"), "No price known"),
+        (lambda: capacity.Machine("ml.p5.48xlarge", ONE_BY_ONE, "a/b-7b"), "No specification"),
         (lambda: capacity.expect(users=[]), "concurrency"),
         (lambda: capacity.expect("llama-4"), "no recipe 'llama-4'"),
         (
@@ -277,6 +282,7 @@ def test_a_limit_below_a_prefill_leaves_only_the_machines_that_are_faster():
         people=1,
         every_s=90,
         limits=capacity.Limits(1),
+        answers=ONE_TOKEN,
         instances=["inf2.48xlarge", "trn1.32xlarge"],
         batch_sizes=[4],
     )
@@ -288,6 +294,7 @@ def test_a_limit_below_a_prefill_leaves_only_the_machines_that_are_faster():
     ("asked", "words"),
     [
         ({"model_id": "gpt2"}, "does not say how large"),
+        ({"model_id": "mistralai/Mixtral-8x7B"}, "does not say how large"),
         ({"instances": ["p5.48xlarge"]}, "No specification of 'ml.p5.48xlarge'"),
         ({"instances": []}, "at least one instance type"),
         ({"batch_sizes": [0]}, "A batch size is a whole number of 1 or more, not 0"),

@@ -8,13 +8,13 @@ import pytest
 from helpers import capacity, models, twin
 from helpers.capacity import fleet
 from helpers.errors import WorkshopError
-from helpers.rehearsal.aws import endpoints, metrics, tracking
 
 GUIDE = capacity.Machine.of()
 STARTUP_S = models.startup_s(GUIDE.model_id)
 FEW = {"people": 200, "every_s": 90}
 SOON, LATER = capacity.Limits(ttft_p95_s=3), capacity.Limits(ttft_p95_s=20)
 TRACKING = capacity.Policy(1.2, 2, 60)
+EVENING_S = 3 * 3600  # by then the queue of a fleet that is too small has gone
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,15 @@ def day():
 
 
 def one_by_one(day, seed=0):
-    """Times to first token of the second of two such days, and when those requests came.
+    """Times to first token of a day after such an evening, and when those requests came.
 
     Every request is dealt at random to one of the replicas that serve at that moment.
     """
     random = np.random.default_rng(seed)
-    rate, serving = (np.tile(day.steps[name], 2) for name in ("rate_per_s", "replicas"))
+    rate, serving = (
+        np.concatenate([day.steps.loc[fleet.DAY_S - EVENING_S :, name], day.steps[name]])
+        for name in ("rate_per_s", "replicas")
+    )
     step = np.repeat(np.arange(len(rate)), random.poisson(rate * fleet.STEP_S))
     sent_s = np.sort((step + random.random(len(step))) * fleet.STEP_S)
     dealt = (random.random(len(sent_s)) * serving[(sent_s // fleet.STEP_S).astype(int)]).astype(int)
@@ -43,7 +46,7 @@ def one_by_one(day, seed=0):
             lengths=capacity.Answers().lengths(number),
         )
     ]
-    sent_s = np.array([one.sent_s for one in served]) - fleet.DAY_S
+    sent_s = np.array([one.sent_s for one in served]) - EVENING_S
     ttft_s = np.array([one.first_s - one.sent_s for one in served])
     return ttft_s[sent_s >= 0], sent_s[sent_s >= 0]
 
@@ -71,17 +74,6 @@ def test_a_fleet_that_is_too_small_has_the_same_queue_request_by_request():
 
 
 # --- what the policy does
-
-
-def test_the_numbers_of_its_alarms_are_those_of_the_rehearsal():
-    assert (fleet.HIGH_DATAPOINTS, fleet.LOW_S, fleet.LOW_SHARE) == (
-        tracking.HIGH_DATAPOINTS,
-        tracking.LOW_S,
-        tracking.LOW_SHARE,
-    )
-    assert fleet.COOLDOWN_S == tracking.COOLDOWN_S
-    assert fleet.SCALE_IN_S == endpoints.SCALE_IN_S
-    assert fleet.STEP_S == metrics.SAMPLE_S
 
 
 def test_new_replicas_come_a_start_up_after_they_were_wanted_and_bill_meanwhile(day):
@@ -160,6 +152,7 @@ def test_an_hour_in_which_nobody_comes_has_no_wait():
         ({"shape": [0] * 24}, "not all of them 0"),
         ({"shape": [math.nan] * 24}, "24 numbers from 0 to 1"),
         ({"people": 0}, "number of people is more than 0"),
+        ({"seed": -1}, "A seed is a whole number of 0 or more"),
         ({"limits": capacity.Limits(3, tpot_p95_s=0.1)}, "judged by the time to first token alone"),
         ({"limits": capacity.Limits(1)}, "least possible"),
     ],
@@ -172,11 +165,12 @@ def test_a_day_that_makes_no_sense_is_refused(asked, words):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ((0,), "above 0, not 0"),
-        ((math.nan,), "above 0, not nan"),
+        ((0,), "requests at a time is more than 0, not 0"),
+        ((math.nan,), "more than 0, not nan"),
+        (("3",), "more than 0, not '3'"),
         ((1, 0), "least number of replicas is a whole number"),
         ((1, 3, 2), "3 to 2 replicas"),
-        ((1, 1, 2, -1), "cooldown takes 0 s or more"),
+        ((1, 1, 2, -1), "cooldown in seconds is 0 or more, not -1"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(told, words):

@@ -3,6 +3,7 @@
 import pytest
 
 from helpers import results, twin
+from helpers.capacity.__main__ import main
 from helpers.twin import guide
 
 
@@ -91,7 +92,14 @@ def test_one_sentence_says_all_of_it():
 
 
 def test_it_is_the_same_every_time():
-    first = guide.assumptions()
-    for kept in (guide.times, guide.throughput, guide._draws):
+    first = guide.explain()
+    for kept in (guide.times, guide._draws):
         kept.cache_clear()
-    assert guide.assumptions().equals(first)
+    assert guide.explain().equals(first)
+
+
+def test_the_terminal_prints_all_of_it(capsys):
+    assert main(["guide"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("The model says") and "132.8" in printed and guide.OPEN in printed
+    assert all(f"- {line}\n" in printed for line in guide.ASSUMED)

@@ -9,6 +9,7 @@ def test_a_weight_is_told_from_a_models_name():
     assert models.weights_gb("a/some-3.5B-chat") == 7
     assert models.weights_gb("a/without-size") == 16
     assert models.parameters_b("a/without-size") is None
+    assert models.parameters_b("mistralai/Mixtral-8x7B-Instruct") is None, "not 7: eight of them"
 
 
 def test_a_token_of_the_70b_model_takes_320_kib_of_cache():

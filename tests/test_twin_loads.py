@@ -219,8 +219,8 @@ def test_memory_does_not_grow_with_the_number_of_requests(load):
         served = twin.serve(TIMING, **load, requests=requests, lengths=twin.lengths(25, 5))
         return lambda: sum(request.tokens for request in served)
 
-    few, many = (peak_bytes(work(requests)) for requests in (2_000, 40_000))
-    assert many < few + 20_000
+    few, many = (peak_bytes(work(requests)) for requests in (2_000, 10_000))
+    assert many < few + 20_000  # a float kept of each would be 64,000
 
 
 @pytest.mark.parametrize(

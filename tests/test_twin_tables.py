@@ -5,6 +5,8 @@ The tables' makers sent 8 requests a user, in rounds, and asked for 245 ± 20 ou
 `test_answers_spread_by_more_than_was_asked`.
 """
 
+import functools
+
 import pandas as pd
 import pytest
 
@@ -41,6 +43,7 @@ def predicted(path, users, requests=None):
     ).set_index("concurrency")
 
 
+@functools.cache
 def as_sent(path):
     """8 requests a user."""
     return pd.concat([predicted(path, users, 8 * users) for users in read(path)[1].index])

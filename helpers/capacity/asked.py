@@ -1,11 +1,9 @@
 """What is asked about: a machine, the people who ask it, its answers, and the limits to keep."""
 
-import math
-import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from helpers import configured, costs, floor, models, recipes, twin
+from helpers import checks, configured, costs, floor, models, recipes, twin
 from helpers.errors import WorkshopError
 from helpers.floor import Floor
 from helpers.recipes import Recipe
@@ -32,7 +30,7 @@ class Machine:
     sequence_length: int = 4096
 
     def __post_init__(self):
-        costs.price_per_hour(self.instance_type)  # no answer without a price
+        costs.instance(self.instance_type)  # no answer without a price
 
     @classmethod
     def named(
@@ -49,9 +47,9 @@ class Machine:
         Raises:
             WorkshopError: When nobody knows its times or its price, or the model does not fit.
         """
-        check_whole("A batch size", batch_size)
-        check_whole("A sequence length", sequence_length)
-        name = "ml." + instance_type.removeprefix("ml.")
+        batch_size = checks.whole("A batch size", batch_size)
+        sequence_length = checks.whole("A sequence length", sequence_length)
+        name = costs.instance(instance_type).name
         if times_s is None:
             timing = twin.timing(model_id, instance_type=name, batch_size=batch_size)
         else:
@@ -112,7 +110,7 @@ class Machine:
         Raises:
             WorkshopError: When it does not.
         """
-        there_gb = models.hbm_gb(costs.INSTANCES[self.instance_type].cores)
+        there_gb = models.hbm_gb(costs.instance(self.instance_type).cores)
         takes = models.memory(
             self.model_id, batch_size=self.timing.slots, sequence_length=self.sequence_length
         )
@@ -144,8 +142,8 @@ class Answers:
     stddev: float = OUTPUT_TOKENS_STDDEV
 
     def __post_init__(self):
-        _check("Output tokens", self.tokens, least=1)
-        _check("The standard deviation of output tokens", self.stddev, least=0)
+        checks.number("The mean of output tokens", self.tokens, least=1)
+        checks.number("The standard deviation of output tokens", self.stddev, least=0)
 
     def lengths(self, seed: int) -> Iterator[int]:
         """One figure a request, without an end."""
@@ -167,10 +165,12 @@ class Limits:
     goodput: float | None = None
 
     def __post_init__(self):
-        _check("The limit of the time to first token", self.ttft_p95_s, above=0)
+        checks.number("The limit of the time to first token", self.ttft_p95_s, above=0)
         if self.tpot_p95_s is not None:
-            _check("The limit of the time per output token", self.tpot_p95_s, above=0)
-        if self.goodput is not None and not (_is_number(self.goodput) and 0 < self.goodput < 1):
+            checks.number("The limit of the time per output token", self.tpot_p95_s, above=0)
+        if self.goodput is not None and not (
+            checks.is_number(self.goodput) and 0 < self.goodput < 1
+        ):
             raise WorkshopError(
                 f"The share of good requests lies between 0 and 1, as 0.99 does, not "
                 f"{self.goodput!r}."
@@ -189,30 +189,6 @@ def rate_per_s(people: float, every_s: float) -> float:
     That is an open loop: nobody asks less often because answers are slow, which people do. It errs
     on the safe side.
     """
-    _check("The number of people", people, above=0)
-    _check("The seconds between a person's questions", every_s, above=0)
+    checks.number("The number of people", people, above=0)
+    checks.number("The seconds between a person's questions", every_s, above=0)
     return people / every_s
-
-
-def check_whole(what: str, value: object, *, least: int = 1) -> int:
-    """A whole number.
-
-    Raises:
-        WorkshopError: When it is none, or too small.
-    """
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least:
-        raise WorkshopError(f"{what} is a whole number of {least} or more, not {value!r}.")
-    return int(value)
-
-
-def _check(what: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> None:
-    if not _is_number(value) or not (value >= least and value > above):
-        bound = f"more than {above:g}" if above > -math.inf else f"{least:g} or more"
-        verb = "are" if what.startswith("Output") else "is"
-        raise WorkshopError(f"{what} {verb} {bound}, not {value!r}.")
-
-
-def _is_number(value: object) -> bool:
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)

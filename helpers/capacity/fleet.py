@@ -21,21 +21,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from helpers import models, recipes
-from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers import checks, models, recipes
+from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
 from helpers.capacity.response import Curve
-from helpers.capacity.sizing import bearable_rate_per_s
+from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
+from helpers.target_tracking import (
+    COOLDOWN_S,
+    HIGH_DATAPOINTS,
+    LOW_S,
+    LOW_SHARE,
+    SAMPLE_S,
+    SCALE_IN_S,
+)
 
-STEP_S = 10  # a datapoint of the metric that is tracked
+STEP_S = int(SAMPLE_S)  # a datapoint of the metric that is tracked
 DAY_S, HOUR_S = 86_400, 3_600
-DAYS_A_MONTH = 365 / 12
-
-# As the rehearsal AWS has them (helpers/rehearsal/aws/tracking.py and endpoints.py, which say where
-# they come from); a test keeps them equal.
-HIGH_DATAPOINTS, LOW_S, LOW_SHARE = 3, 900, 0.9
-COOLDOWN_S, SCALE_IN_S = 300, 60
 
 # Share of the people who are there at each hour: office hours of one time zone. Assumed, nobody's
 # measurement: give your own.
@@ -66,21 +68,17 @@ class Policy:
     scale_out_cooldown_s: float = COOLDOWN_S
 
     def __post_init__(self):
-        check_whole("The least number of replicas", self.minimum)
-        check_whole("The largest number of replicas", self.maximum)
+        checks.whole("The least number of replicas", self.minimum)
+        checks.whole("The largest number of replicas", self.maximum)
         if self.minimum > self.maximum:
             raise WorkshopError(
                 f"A policy has {self.minimum} to {self.maximum} replicas: let the first not be "
                 "larger."
             )
-        if not 0 < self.concurrent_per_replica < math.inf:
-            raise WorkshopError(
-                "Give the policy a number of requests at a time above 0, not "
-                f"{self.concurrent_per_replica!r}."
-            )
+        target = self.concurrent_per_replica
+        checks.number("The policy's number of requests at a time", target, above=0)
         for cooldown_s in (self.scale_in_cooldown_s, self.scale_out_cooldown_s):
-            if not 0 <= cooldown_s < math.inf:
-                raise WorkshopError(f"A cooldown takes 0 s or more, not {cooldown_s!r}.")
+            checks.number("A cooldown in seconds", cooldown_s, least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ class Day:
     @property
     def price_per_month(self) -> float:
         """$ a month of 730 hours."""
-        return DAYS_A_MONTH * self.price_per_day
+        return HOURS_A_MONTH / 24 * self.price_per_day
 
     def totals(self) -> pd.DataFrame:
         """What the day comes to, beside a constant fleet; all of it predicted."""
@@ -163,12 +161,13 @@ def day(
         WorkshopError: When a number makes no sense, or no rate keeps the limit.
     """
     machine, answers = Machine.of(endpoint), answers or Answers()
+    seed = checks.whole("A seed", seed, least=0)
     if limits.tpot_p95_s is not None or limits.goodput is not None:
         raise WorkshopError(
             "A day is judged by the time to first token alone: leave the other limits out."
         )
-    there = people * _over_a_day(shape)
-    arriving = rate_per_s(people, every_s) * there / people
+    share, rate = _over_a_day(shape), rate_per_s(people, every_s)
+    there, arriving = people * share, rate * share
     bears, _ = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
     curve = Curve.of(machine.timing, answers, seed=seed)
     count = math.ceil(arriving.max() / bears - 1e-9)

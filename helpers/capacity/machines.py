@@ -11,9 +11,9 @@ from itertools import product
 
 import pandas as pd
 
-from helpers import contracts, costs, recipes, twin
+from helpers import checks, contracts, costs, recipes, twin
 from helpers.capacity import sizing, sweeps
-from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
 from helpers.errors import WorkshopError
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -58,15 +58,14 @@ def machines(
         WorkshopError: When a number, the model or an instance makes no sense.
     """
     model_id, answers = model_id or recipes.get().model_id, answers or Answers()
-    names = ["ml." + name.removeprefix("ml.") for name in instances]
-    sizes = [check_whole("A batch size", size) for size in batch_sizes]
-    check_whole("A sequence length", sequence_length)
-    check_whole("A seed", seed, least=0)
-    for name in names:
-        twin.timing(model_id, instance_type=name, batch_size=1)  # refuses what has no times
+    names = [costs.instance(name).name for name in instances]
+    sizes = [checks.whole("A batch size", size) for size in batch_sizes]
+    sequence_length = checks.whole("A sequence length", sequence_length)
+    seed = checks.whole("A seed", seed, least=0)
     pairs = list(product(names, sizes))
     if not pairs:
         raise WorkshopError("Give at least one instance type and one batch size.")
+    twin.timing(model_id, instance_type=names[0], batch_size=1)  # refuses a model of unknown size
     row = partial(
         _row,
         model_id=model_id,
@@ -132,7 +131,7 @@ def compiled(machine: Machine) -> str:
 
     By `contracts.CACHE`, for any container version: `preflight` says which one can load it.
     """
-    cores = costs.INSTANCES[machine.instance_type].cores
+    cores = costs.instance(machine.instance_type).cores
     found = [
         entry.assumed
         for entry in contracts.CACHE

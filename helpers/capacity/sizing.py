@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import pandas as pd
 
-from helpers import costs, recipes
+from helpers import checks, costs, recipes
 from helpers.capacity import response
-from helpers.capacity.asked import Answers, Limits, Machine, check_whole, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
 from helpers.capacity.response import Point
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
@@ -115,7 +115,7 @@ def replicas(
         WorkshopError: When a number makes no sense, or no rate keeps the limits.
     """
     machine, answers = Machine.of(endpoint), answers or Answers()
-    check_whole("A seed", seed, least=0)
+    seed = checks.whole("A seed", seed, least=0)
     rate = rate_per_s(people, every_s)
     found = for_rate(machine, rate, limits=limits, answers=answers, seed=seed)
     if machine.floor is None:

@@ -22,11 +22,11 @@ from helpers.scaling.state import (
     refuse_busy,
 )
 from helpers.session import Session, in_utc, reason
+from helpers.target_tracking import COOLDOWN_S
 
 # Requests under way or queued, an instance, every ten seconds: "up to 6x faster" than invocations
 # a minute (AWS machine learning blog, 2024-07).
 METRIC = "SageMakerVariantConcurrentRequestsPerModelHighResolution"
-COOLDOWN_S = 300  # AWS's default for production variants (TargetTrackingScalingPolicyConfiguration)
 # Of a target value (API reference, TargetTrackingScalingPolicyConfiguration).
 _LARGEST_TARGET = 2.0**360
 # "there might be a brief delay until the operation achieves eventual consistency" (API reference,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from helpers import checks
 from helpers.errors import WorkshopError
 from helpers.twin.scheduler import Timing
 
@@ -78,7 +79,7 @@ class Calibration:
         Raises:
             WorkshopError: When nobody says the batch size, or it is another than the measured one.
         """
-        _check_batch_size(batch_size)
+        batch_size = _batch_size(batch_size)
         if batch_size is None and self.slots is None:
             raise WorkshopError(
                 f"The batch size is not known ({self.source}): say it, as in timing(batch_size=4)."
@@ -88,8 +89,7 @@ class Calibration:
                 f"These are the times of batch {self.slots} and another batch has others: measure "
                 f"batch {batch_size}, or take helpers.twin.timing, which scales."
             )
-        slots = int(batch_size) if self.slots is None else self.slots
-        return Timing(slots, self.prefill_s, self.decode_step_s, self.source)
+        return Timing(self.slots or batch_size, self.prefill_s, self.decode_step_s, self.source)
 
     def __repr__(self) -> str:
         slots = "" if self.slots is None else f"batch {self.slots}, "
@@ -119,8 +119,8 @@ def calibrate(
     Raises:
         WorkshopError: When nothing can be learnt from it; one sentence says why.
     """
-    _check_batch_size(batch_size)
-    if output_tokens is not None and (not _is_number(output_tokens) or output_tokens < 2):
+    batch_size = _batch_size(batch_size)
+    if output_tokens is not None and (not checks.is_number(output_tokens) or output_tokens < 2):
         raise WorkshopError(
             f"Output tokens of a request are 2 or more, not {output_tokens!r}: the first is the "
             "prefill's."
@@ -139,9 +139,8 @@ def calibrate(
     return _of_runs(found, batch_size)
 
 
-def _check_batch_size(size: Any) -> None:
-    if size is not None and (not _is_number(size) or size < 1 or size != int(size)):
-        raise WorkshopError(f"A batch size is a whole number from 1 on, not {size!r}.")
+def _batch_size(size: Any) -> int | None:
+    return None if size is None else checks.whole("A batch size", size)
 
 
 def _listed(runs: Any) -> list:
@@ -187,12 +186,11 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
             f"With {tokens:g} output tokens nothing is left for decode steps beside "
             f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
         )
-    slots = batch_size or _value(row, _SLOTS)
-    _check_batch_size(slots)
+    slots = _batch_size(batch_size or _value(row, _SLOTS))
     name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
     assumed = "" if known or output_tokens else " assumed"
     return Calibration(
-        slots=None if slots is None else int(slots),
+        slots=slots,
         prefill_s=prefill_s,
         decode_step_s=steps_s[0],
         prefill_ci95_s=((1 - PREFILL_SPREAD) * prefill_s, (1 + PREFILL_SPREAD) * prefill_s),
@@ -257,20 +255,13 @@ def _is_empty(value: Any) -> bool:
     return value is None or str(value) in ("", "nan", "<NA>")
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool | str) and math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
-
-
 # --- runs -----------------------------------------------------------------------------------------
 
 
 def _of_runs(runs: list, batch_size: int | None) -> Calibration:
     for run in runs:
         _check(run)
-    slots = int(batch_size) if batch_size else _slots(runs)
+    slots = batch_size or _slots(runs)
     if len(runs) == 1 and runs[0].config["load"]["concurrency"] == 1:
         times, intervals, how = _alone(runs[0])
     else:

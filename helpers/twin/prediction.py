@@ -1,14 +1,14 @@
 """What users of an endpoint will see, from its two times alone."""
 
-import math
 from collections.abc import Iterable
 from itertools import islice
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from helpers import checks
 from helpers.errors import WorkshopError
 from helpers.twin.quantiles import Quantiles
 from helpers.twin.scheduler import Timing
@@ -72,20 +72,20 @@ def predict(
         WorkshopError: When an argument makes no sense.
     """
     timing = Timing(
-        _whole("batch_size", batch_size),
-        _seconds("prefill_s", prefill_s),
-        _seconds("decode_step_s", decode_step_s),
+        checks.whole("batch_size", batch_size),
+        checks.number("prefill_s", prefill_s, above=0),
+        checks.number("decode_step_s", decode_step_s, above=0),
     )
     users = _several("concurrency", concurrency)
-    mean = _tokens("output_tokens", output_tokens, least=1)
-    stddev = _tokens("output_tokens_stddev", output_tokens_stddev, least=0)
+    mean = checks.number("output_tokens", output_tokens, least=1)
+    stddev = checks.number("output_tokens_stddev", output_tokens_stddev, least=0)
     if not isinstance(load, str) or load not in _LOADS:
         raise WorkshopError(
             f"load is 'rounds' or 'closed', not {load!r}: for an arrival rate call "
             "twin.serve(load='arrivals', rate_per_s=...)."
         )
-    sent = None if requests is None else _whole("requests", requests)
-    seed = _whole("seed", seed, least=0)
+    sent = None if requests is None else checks.whole("requests", requests)
+    seed = checks.whole("seed", seed, least=0)
 
     def row(concurrency: int) -> _Figures:
         each = sent or max(REQUESTS, REQUESTS_PER_USER * concurrency)
@@ -120,31 +120,11 @@ def _run(
 def _several(name: str, values: int | Iterable[int]) -> list[int]:
     """One whole number or several, as a list."""
     if isinstance(values, Real):
-        return [_whole(name, values)]
+        return [checks.whole(name, values)]
     try:
-        several = [_whole(name, value) for value in values]
+        several = [checks.whole(name, value) for value in values]
     except TypeError:
         several = []
     if not several:
         raise WorkshopError(f"{name} is a whole number or a list of them, not {values!r}.")
     return several
-
-
-def _whole(name: str, value: int, *, least: int = 1) -> int:
-    # 8.0 is whole: a column of a table often has it so.
-    whole = isinstance(value, Integral) or isinstance(value, Real) and float(value).is_integer()
-    if whole and not isinstance(value, bool) and value >= least:
-        return int(value)
-    raise WorkshopError(f"{name} is a whole number of at least {least}, not {value!r}.")
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf:
-        return float(value)
-    raise WorkshopError(f"{name} is a time in seconds above 0, not {value!r}.")
-
-
-def _tokens(name: str, value: float, *, least: int) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and least <= value < math.inf:
-        return float(value)
-    raise WorkshopError(f"{name} is a number of tokens, at least {least}, not {value!r}.")

@@ -1,10 +1,8 @@
 """The two times of a model on an instance: published where measured, else scaled."""
 
-import re
-
 import numpy as np
 
-from helpers.costs import INSTANCES
+from helpers import costs, models
 from helpers.errors import WorkshopError
 from helpers.twin.scheduler import Timing
 
@@ -56,24 +54,20 @@ def timing(model_id: str, *, instance_type: str, batch_size: int) -> Timing:
     Raises:
         WorkshopError: When the model's name has no size or the instance is not in the table.
     """
-    size = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])", model_id)
-    if not size:
+    model_b = models.named_b(model_id)
+    if model_b is None:
         raise WorkshopError(
             f"The name {model_id!r} does not say how large the model is (as in -8B or -70B): "
             "give a Timing of your own."
         )
-    name = "ml." + instance_type.removeprefix("ml.")
-    if name not in INSTANCES:
-        raise WorkshopError(
-            f"No specification of {instance_type!r}: use one of {', '.join(INSTANCES)}."
-        )
+    machine = costs.instance(instance_type)
     if batch_size < 1:
         raise WorkshopError(f"A static batch has at least one slot, not {batch_size}.")
-    base, model_b = name if name in _PUBLISHED_ON else _INF2, float(size[1])
+    base = machine.name if machine.name in _PUBLISHED_ON else _INF2
     published = _PUBLISHED_ON[base]
-    if name == base and model_b == _MODEL_B and batch_size in published:
+    if machine.name == base and model_b == _MODEL_B and batch_size in published:
         return published[batch_size]
-    bandwidth_ratio = INSTANCES[base].bandwidth_gb_s / INSTANCES[name].bandwidth_gb_s
+    bandwidth_ratio = costs.instance(base).bandwidth_gb_s / machine.bandwidth_gb_s
     scale = model_b / _MODEL_B * bandwidth_ratio
     prefill_s = published[1 if batch_size == 1 else 4].prefill_s
     step_s = _step_s(published, batch_size)

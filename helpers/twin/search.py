@@ -4,6 +4,7 @@ Nothing here knows an endpoint: figures of a prefill time and a decode step go i
 which they are nearest to the wanted ones come out, with how far both may move.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ def _grid(low: float, high: float, count: int) -> list[float]:
 
 def _least(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
     """The least value of a function between two places, and where it is."""
+    function = functools.cache(function)  # a zoom begins and ends where the one before has been
     for _ in range(_ZOOMS):
         grid = _grid(low, high, _POINTS)
         values = [function(place) for place in grid]

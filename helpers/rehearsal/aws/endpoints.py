@@ -17,11 +17,11 @@ from helpers.rehearsal.aws.awsjson import REGION, AwsError, invalid, timestamp
 from helpers.rehearsal.aws.catalog import CONFIG, ENDPOINT, MODEL, Catalog, Resource
 from helpers.rehearsal.aws.modeldata import ModelFiles
 from helpers.rehearsal.timeline import Timeline
+from helpers.target_tracking import SCALE_IN_S
 
-# Seconds of AWS time. Public reports say "a minute or two" of deletions and scale-ins; none
-# measured here [unverified].
+# Seconds of AWS time. Public reports say "a minute or two" of deletions; none measured here
+# [unverified].
 DELETING_S = 15.0
-SCALE_IN_S = 60.0
 NO_CAPACITY_S = 600.0
 # As CI runs of aws/deep-learning-containers met it (pull request 6673, 2026-08).
 NO_CAPACITY = (

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from helpers.rehearsal.aws.endpoints import Deployment, Fleet
 from helpers.rehearsal.timeline import Timeline
+from helpers.target_tracking import SAMPLE_S
 
 NAMESPACE = "AWS/SageMaker"
 MINUTE_S = 60.0  # AWS time, as everything here
-SAMPLE_S = 10.0
 
 INVOCATIONS = "Invocations"
 PER_INSTANCE = "InvocationsPerInstance"

@@ -12,17 +12,8 @@ from typing import Any
 
 from helpers.rehearsal.aws import metrics
 from helpers.rehearsal.aws.awsjson import invalid
-from helpers.rehearsal.aws.metrics import MINUTE_S, SAMPLE_S, Key, Tally
-
-# Seconds of AWS time. Cooldowns of SageMaker variants: API reference,
-# TargetTrackingScalingPolicyConfiguration.
-COOLDOWN_S = 300
-# The alarms: three datapoints above the target, fifteen minutes below nine tenths of it. The user
-# guide says "usually more than 10% lower"; the other numbers are what people see of these alarms
-# in CloudWatch [unverified], as is that datapoints of ten seconds need fifteen minutes, too.
-HIGH_DATAPOINTS = 3
-LOW_S = 900.0
-LOW_SHARE = 0.9
+from helpers.rehearsal.aws.metrics import MINUTE_S, Key, Tally
+from helpers.target_tracking import COOLDOWN_S, HIGH_DATAPOINTS, LOW_S, LOW_SHARE, SAMPLE_S
 
 # Metric, statistic and period of the predefined metrics. That the second looks at the maximum is
 # [unverified]: SageMaker's guide gives Min and Max as the metric's valid statistics.
