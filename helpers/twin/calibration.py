@@ -360,7 +360,7 @@ def _alone(run: Any) -> tuple[Interval, tuple, str]:
     """Of one user: what the run's summary has, in AWS seconds and without the warm-up."""
     window, own_s = run.summary["window"], _own_s(run)
     prefill, step = (window[name]["ci95"].get("p50") for name in ("ttft_s", "tpot_s"))
-    step_s = own_s / max(1.0, _mean_tokens([run]) - 1)
+    step_s = _own_step_s(run)
     prefill = prefill and (max(0.0, prefill[0] - own_s), prefill[1])
     step = step and (max(0.0, step[0] - step_s), step[1] + step_s)
     return (window["ttft_s"]["p50"], window["tpot_s"]["p50"]), (prefill, step), ""
@@ -370,6 +370,11 @@ def _own_s(run: Any) -> float:
     """How much of a time to first token may be the client's own, AWS seconds."""
     lates_s = [one["loop_lag_p99_s"] + one["round_trip_s"] for one in run.summary["clients"]]
     return run.config["clock_speed"] * max(lates_s, default=0.0)
+
+
+def _own_step_s(run: Any) -> float:
+    """The same of a time a token, which a late first token makes shorter and a late last longer."""
+    return _own_s(run) / max(1.0, _mean_tokens([run]) - 1)
 
 
 def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
@@ -396,11 +401,15 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
             for name, value in load.predicted(prefill_s, decode_step_s).items()
         }
 
-    # Nothing is faster than its own prefill, and no answer than a step a token.
+    # Nothing is faster than its own prefill, and no answer than a step a token, unless its first
+    # token was late.
     first_s, token_s = map(min, zip(*(load.fastest for load in loads), strict=True))
     ranges = {
         "prefill_s": (first_s / 1000, (1 + _LEAST_TOLERANCE) * first_s),
-        "decode_step_s": (token_s / 50, (1 + _LEAST_TOLERANCE) * token_s),
+        "decode_step_s": (
+            token_s / 50,
+            (1 + _LEAST_TOLERANCE) * token_s + max(map(_own_step_s, runs)),
+        ),
     }
     found = search(figures, wanted, within=within, **ranges)
     how = f", the model has their figures within {100 * found.worst:.1f} %"
@@ -452,6 +461,7 @@ def _tolerance(run: Any, name: str) -> float:
         value, bounds = window[name]["p50"], window[name]["ci95"].get("p50")
     own = {
         "ttft_s": _own_s(run) / window["ttft_s"]["p50"],
+        "tpot_s": _own_step_s(run) / window["tpot_s"]["p50"],
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
     chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
