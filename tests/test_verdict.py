@@ -165,6 +165,15 @@ def test_tokens_that_come_many_at_a_time_make_no_faster_machine(tmp_path, users,
     assert size == 3 or found.limit == "not streamed"
 
 
+def test_a_chunk_of_many_tokens_is_no_token(tmp_path):
+    records = [
+        replace(one, chunk_s=tuple(dict.fromkeys(one.chunk_s)))
+        for one in bundled(served(Timing(4, 1.2, 0.06), users=5, tokens=LENGTHS), 25)
+    ]
+    found = verdict.against(of_guide(tmp_path, records, concurrency=5))
+    assert found.cause == found.limit == "not streamed"
+
+
 @pytest.mark.parametrize("size", [3, 8, 25, 40])
 def test_tokens_that_come_many_at_a_time_leave_the_limit_as_it_is(tmp_path, size):
     records = bundled(served(users=5, tokens=LENGTHS), size)
