@@ -12,7 +12,7 @@ from helpers.errors import WorkshopError
 GUIDE = capacity.Machine.of()
 STARTUP_S = models.startup_s(GUIDE.model_id)
 FEW = {"people": 200, "every_s": 90}
-SOON, LATER = capacity.Limits(ttft_p95_s=3), capacity.Limits(ttft_p95_s=20)
+SOON = capacity.Limits(ttft_p95_s=3)
 TRACKING = capacity.Policy(1.2, 2, 60)
 EVENING_S = 3 * 3600  # by then the queue of a fleet that is too small has gone
 
@@ -65,9 +65,9 @@ def test_a_scaled_day_is_the_same_request_by_request(day):
 
 
 def test_a_fleet_that_is_too_small_has_the_same_queue_request_by_request():
-    small = capacity.day(people=160, every_s=90, limits=LATER, policy=capacity.Policy(1.0, 5, 5))
+    small = capacity.day(people=160, every_s=90, limits=SOON, policy=capacity.Policy(1.0, 5, 5))
     ttft_s, sent_s = one_by_one(small)
-    assert small.within == pytest.approx((ttft_s <= 20).mean(), abs=0.02)
+    assert small.within == pytest.approx((ttft_s <= 3).mean(), abs=0.02)
     queued = [np.median(ttft_s[sent_s // 3600 == hour]) for hour in range(9, 19)]
     assert small.hours["TTFT p50 (s)"].iloc[9:19].tolist() == pytest.approx(queued, rel=0.15)
     assert max(queued) > 3600

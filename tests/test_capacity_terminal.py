@@ -1,11 +1,15 @@
 """`python -m helpers.capacity`: a question from the terminal, an answer that says what it is."""
 
+import subprocess
+import sys
+
 import made_runs
 import pytest
 import virtual_runs
 
 from helpers import capacity, costs, results
 from helpers.capacity.__main__ import main
+from helpers.settings import ROOT
 
 PEOPLE = ("--people", "2000", "--every", "90")
 # Quick to size: answers of one token, and a replica that bears a hundred of them a second.
@@ -86,6 +90,24 @@ def test_machines_that_cannot_are_counted_and_shown_with_their_reason_when_asked
     assert "Weights and KV cache take 142 GB" in printed
 
 
+def test_the_cheapest_that_would_start_is_named(ask):
+    printed = ask("machines", *PEOPLE, "--instances", "inf2.48xlarge", "--batch-sizes", "4,8")
+    assert row(printed, "inf2.48xlarge      8")[:2] == ["derived", "no"]
+    assert "Cheapest that is compiled today: inf2.48xlarge, batch 4" in printed
+
+
+def test_several_limits_show_what_each_costs(ask):
+    printed = ask("replicas", *PEOPLE, "--ttft-p95", "1,2", *QUICK)
+    assert row(printed, "1 ")[0] == row(printed, "2 ")[0] == "1"
+
+
+def test_a_price_elsewhere_is_held_against_it(ask):
+    printed = ask("replicas", *PEOPLE, "--against", "60", *QUICK)
+    tokens = 2000 / 90 * 3600 * 730  # one an answer
+    assert f"the same answers cost ${60 * tokens / 1e6:,.0f} a month" in printed
+    assert f"{15.58 * 730 / (60 * tokens / 1e6):.2g} times that" in printed
+
+
 def test_a_day_of_a_fleet_beside_a_constant_one(ask):
     day = ("day", "--people", "1000000", "--every", "90")
     printed = ask(*day, "--target", "1.5", "--minimum", "2", "--maximum", "300000")
@@ -109,6 +131,27 @@ def test_a_run_gives_the_machine_and_its_times(ask, tmp_path):
     assert "rehearsal" in printed and "decode step 39.8" in printed
 
 
+def test_a_run_is_held_against_its_prediction(ask):
+    printed = ask("run", str(ROOT / "results" / "samples" / "rehearsal-llama-3-70b-5-users"))
+    assert printed.startswith("rehearsal: 56 tokens/s, the model says 56, the floor is 279")
+    assert "The two times that this run shows: Calibration(batch 4" in printed
+
+
+@pytest.mark.parametrize("reader", ["true", "head -1"])
+def test_who_reads_may_stop_reading(reader):
+    command = f"set -o pipefail; {sys.executable} -m helpers.capacity endpoint | {reader}"
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stderr == "" and ended.returncode in (0, 1)
+
+
+def test_a_full_disk_is_said_in_one_sentence():
+    command = [sys.executable, "-m", "helpers.capacity", "endpoint"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == "The answer could not be written: No space left on device.\n"
+    assert ended.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -126,6 +169,12 @@ def test_a_run_gives_the_machine_and_its_times(ask, tmp_path):
         (("endpoint", "--instance", "p5.48xlarge"), "No specification of 'ml.p5.48xlarge'"),
         (("endpoint", "--instance", "inf2.xlarge"), "has to stay free: choose a larger instance"),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
+        (("endpoint", "--model", ""), "does not say how large the model is"),
+        (("endpoint", "--instance", ""), "No specification of"),
+        (("replicas", *PEOPLE, "--against", "0", *QUICK), "a price above 0"),
+        (("run", "nowhere"), "holds no run"),
+        (("day", *PEOPLE, "--scale-in-cooldown", "60"), "give its --target"),
+        (("day", *PEOPLE, "--target", "2", "--maximum", "5", "--minimum", "0"), "1 or more"),
         (("endpoint", "--prefill", "1"), "Give both times"),
         (("endpoint", "--prefill", "0", "--decode-step", "1"), "positive times"),
         (("endpoint", "--run", "nowhere"), "holds no run"),

@@ -24,6 +24,7 @@ every_table = pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem
 GUIDES_SHAPE = "optimum-0.0.28-llama3-70b-inf2.48xlarge-bs4"
 
 
+@functools.cache
 def read(path):
     """The row of one user, and all other rows."""
     table = pd.read_csv(path)

@@ -1,23 +1,28 @@
 """The command line of the capacity model: `python -m helpers.capacity --help`."""
 
 import argparse
+import math
+import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from helpers import costs, models, recipes, results
-from helpers.capacity import expectation, fleet
-from helpers.capacity.asked import OUTPUT_TOKENS, OUTPUT_TOKENS_STDDEV, Answers, Limits, Machine
-from helpers.capacity.expectation import USERS
-from helpers.capacity.machines import BATCH_SIZES, machines
-from helpers.capacity.sizing import CHANCE, replicas
+from helpers import costs, models, recipes, results, twin, verdict
+from helpers.capacity import expectation, fleet, options
+from helpers.capacity.asked import Answers, Limits, Machine
+from helpers.capacity.machines import machines
+from helpers.capacity.sizing import CHANCE, HOURS_A_MONTH, Sizing, replicas
 from helpers.errors import WorkshopError
 from helpers.twin import guide
 
 _PREDICTED = "Predicted by the model, not measured."
 _PRICES = f"Prices: SageMaker endpoints on demand, {costs.PRICE_DATE}."
+_COMPILED = (
+    "Compiled: whether the Neuron cache has the shape; with `no` the container would not start, "
+    "with `assumed` nobody has looked it up. Derived: scaled from published times, a guess."
+)
+_OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
 _CHANCE = f"Chance moves the number of replicas by about {100 * CHANCE:.0f} % (--seed)."
 _ARRIVALS = (
     "Assumed: people ask independently of each other and as often however long they wait; "
@@ -27,12 +32,18 @@ _ARRIVALS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer one question; 0, 2 when it cannot be answered, 130 on an interrupt."""
-    chosen = _parser().parse_args(arguments)
+    chosen = options.parser(_ANSWERS).parse_args(arguments)
     try:
         chosen.answer(chosen)
+        sys.stdout.flush()
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:  # who reads has gone, or the disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        if not isinstance(error, BrokenPipeError):
+            print(f"The answer could not be written: {error.strerror}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -57,20 +68,57 @@ def _endpoint(chosen: argparse.Namespace) -> None:
 
 
 def _replicas(chosen: argparse.Namespace) -> None:
-    machine, limits = _machine(chosen), _limits(chosen)
-    found = replicas(machine, **_asking(chosen), limits=limits)
+    machine = _machine(chosen)
+    if chosen.against is not None and not 0 < chosen.against < math.inf:
+        raise WorkshopError(f"--against is a price above 0, not {chosen.against:g}.")
+    asked = f"{chosen.people:,.15g} people who ask every {chosen.every:g} s"
+    found = {
+        limit_s: replicas(machine, **_asking(chosen), limits=_limits(chosen, limit_s))
+        for limit_s in chosen.ttft_p95
+    }
     _say_machine(machine)
-    print(
-        f"{chosen.people:,.15g} people who ask every {chosen.every:g} s, {limits}: "
-        f"{found.replicas:,} {'replica' if found.replicas == 1 else 'replicas'}, "
-        f"${found.price_per_month:,.0f} a month."
+    if len(found) > 1:
+        print(f"{asked}, by the limit of their first token:")
+        _print(_by_limit(found))
+    for one in found.values() if len(found) == 1 else ():
+        count = f"{one.replicas:,} {'replica' if one.replicas == 1 else 'replicas'}"
+        print(
+            f"{asked}, {one.limits}: {count}, ${one.price_per_month:,.0f} a month, "
+            f"${one.price_per_month / chosen.people:,.2f} a person."
+        )
+        _print(one.table())
+    if chosen.against is not None:
+        print(_elsewhere(chosen, found.values()))
+    print(_CHANCE, _ARRIVALS, _PRICES, sep="\n")
+
+
+def _by_limit(found: dict[float, Sizing]) -> pd.DataFrame:
+    rows = {
+        f"{limit_s:g}": {
+            "replicas": f"{one.replicas:,}",
+            "$ a month": f"{one.price_per_month:,.0f}",
+            "$ per 1M output tokens": f"{one.per_million_tokens:,.2f}",
+            "TTFT p50 (s)": f"{one.each.ttft_p50_s:.2f}",
+            "slots in use (%)": f"{100 * one.each.slots_used:.0f}",
+        }
+        for limit_s, one in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="TTFT p95 (s)")
+
+
+def _elsewhere(chosen: argparse.Namespace, found: Iterable[Sizing]) -> str:
+    """What the same answers cost somewhere else."""
+    tokens = chosen.people / chosen.every * chosen.output_tokens * 3600 * HOURS_A_MONTH
+    cost = tokens / 1e6 * chosen.against
+    times = ", ".join(f"{one.price_per_month / cost:.2g}" for one in found)
+    return (
+        f"At ${chosen.against:g} per 1M output tokens, prompts left out, the same answers cost "
+        f"${cost:,.0f} a month: this is {times} times that."
     )
-    _print(found.table())
-    print(f"{_CHANCE} {_ARRIVALS} {_PRICES}")
 
 
 def _machines(chosen: argparse.Namespace) -> None:
-    limits = _limits(chosen)
+    limits = _limits(chosen, chosen.ttft_p95)
     table = machines(
         chosen.model,
         **_asking(chosen),
@@ -81,19 +129,34 @@ def _machines(chosen: argparse.Namespace) -> None:
         ray=chosen.ray,
     )
     fitting = table[table["replicas"].notna()]
+    model_id = recipes.get().model_id if chosen.model is None else chosen.model
     print(
-        f"{_PREDICTED} {chosen.model or recipes.get().model_id} for {chosen.people:,.15g} people "
-        f"who ask every {chosen.every:g} s, {limits}; the cheapest first."
+        f"{_PREDICTED} {model_id} for {chosen.people:,.15g} people who ask every "
+        f"{chosen.every:g} s, {limits}; the cheapest first."
     )
     if len(fitting) or chosen.all:
-        shown = table if chosen.all else fitting.drop(columns="why not")
-        _print(shown.astype(object).where(shown.notna(), ""), index=False)
+        _print(_in_short(table if chosen.all else fitting.drop(columns="why not")), index=False)
     if not chosen.all and len(fitting) < len(table):
         print(f"{len(table) - len(fitting)} more cannot: --all shows them and why.")
-    print(
-        f"Floor: 100 % would be reading the weights once a step, as fast as the memory can. "
-        f"{_CHANCE} {_ARRIVALS} {_PRICES}"
-    )
+    ready = fitting[fitting["compiled"] == "yes"]
+    if len(ready):
+        best = ready.iloc[0]
+        print(
+            f"Cheapest that is compiled today: {best['instance']}, batch {best['batch']}, "
+            f"{best['replicas']:,} x, ${best['$ a month']:,} a month."
+        )
+    elif len(fitting):
+        print("None of these is known to be compiled.")
+    print(_COMPILED, _OF_THE_FLOOR, _CHANCE, _ARRIVALS, _PRICES, sep="\n")
+
+
+def _in_short(table: pd.DataFrame) -> pd.DataFrame:
+    """For a terminal: without the times, with thousands told apart."""
+    shown = table.drop(columns=["prefill (s)", "decode step (ms)"])
+    for name in ("replicas", "$ a month"):
+        shown[name] = [f"{one:,}" for one in shown[name].fillna(0)]
+        shown.loc[shown[name] == "0", name] = ""
+    return shown.fillna("")
 
 
 def _day(chosen: argparse.Namespace) -> None:
@@ -111,7 +174,16 @@ def _day(chosen: argparse.Namespace) -> None:
     )
     _print(found.totals())
     _print(found.hours)
-    print(f"{_shape_said(chosen)} {_ARRIVALS} {_PRICES}")
+    print(_shape_said(chosen), _ARRIVALS, _PRICES, sep="\n")
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    run = results.load(chosen.run)
+    print(f"{verdict.against(run)}.")
+    try:
+        print(f"The two times that this run shows: {twin.calibrate(run)}.")
+    except WorkshopError as error:
+        print(f"It does not show its two times. {error}")
 
 
 def _guide(_: argparse.Namespace) -> None:
@@ -123,6 +195,16 @@ def _guide(_: argparse.Namespace) -> None:
     for line in guide.ASSUMED:
         print(f"- {line}")
     print(guide.OPEN)
+
+
+_ANSWERS = {
+    "endpoint": _endpoint,
+    "replicas": _replicas,
+    "machines": _machines,
+    "day": _day,
+    "run": _run,
+    "guide": _guide,
+}
 
 
 # --- What is asked about --------------------------------------------------------------------
@@ -143,8 +225,8 @@ def _machine(chosen: argparse.Namespace) -> Machine:
         return Machine.of_run(results.load(chosen.run), batch_size=chosen.batch)
     recipe = recipes.get()
     return Machine.named(
-        chosen.model or recipe.model_id,
-        instance_type=chosen.instance or recipe.instance_type,
+        recipe.model_id if chosen.model is None else chosen.model,
+        instance_type=recipe.instance_type if chosen.instance is None else chosen.instance,
         batch_size=recipe.batch_size if chosen.batch is None else chosen.batch,
         sequence_length=recipe.sequence_length
         if chosen.sequence_length is None
@@ -157,8 +239,8 @@ def _answers(chosen: argparse.Namespace) -> Answers:
     return Answers(chosen.output_tokens, chosen.output_tokens_stddev)
 
 
-def _limits(chosen: argparse.Namespace) -> Limits:
-    return Limits(chosen.ttft_p95, chosen.tpot_p95, chosen.goodput)
+def _limits(chosen: argparse.Namespace, ttft_p95_s: float) -> Limits:
+    return Limits(ttft_p95_s, chosen.tpot_p95, chosen.goodput)
 
 
 def _asking(chosen: argparse.Namespace) -> dict:
@@ -171,20 +253,27 @@ def _asking(chosen: argparse.Namespace) -> dict:
 
 
 def _policy(chosen: argparse.Namespace) -> fleet.Policy | None:
+    own = {
+        "--minimum": chosen.minimum,
+        "--maximum": chosen.maximum,
+        "--scale-in-cooldown": chosen.scale_in_cooldown,
+        "--scale-out-cooldown": chosen.scale_out_cooldown,
+    }
+    given = {name: value for name, value in own.items() if value is not None}
     if chosen.target is None:
-        if chosen.minimum is not None or chosen.maximum is not None:
+        if given:
             raise WorkshopError(
-                "--minimum and --maximum belong to a policy of your own: give its --target, too."
+                f"{next(iter(given))} belongs to a policy of your own: give its --target, too."
             )
         return None
     if chosen.maximum is None:
         raise WorkshopError("A policy goes up to a number of replicas: give --maximum.")
     return fleet.Policy(
         chosen.target,
-        chosen.minimum or 1,
+        given.get("--minimum", 1),
         chosen.maximum,
-        chosen.scale_in_cooldown,
-        chosen.scale_out_cooldown,
+        given.get("--scale-in-cooldown", fleet.COOLDOWN_S),
+        given.get("--scale-out-cooldown", fleet.COOLDOWN_S),
     )
 
 
@@ -211,163 +300,6 @@ def _shape_said(chosen: argparse.Namespace) -> str:
 
 def _print(table: pd.DataFrame, *, index: bool = True) -> None:
     print(table.to_string(index=index))
-
-
-# --- The arguments --------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence."""
-
-    def error(self, message: str):
-        self.exit(2, f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m helpers.capacity",
-        description="Know before you pay: what an endpoint will do, how many replicas it takes and "
-        "what they cost, predicted from two times, the prefill and the decode step. Asks no AWS.",
-    )
-    add = parser.add_subparsers(title="questions", metavar="QUESTION", required=True).add_parser
-    one = add("endpoint", help="what users of one replica will see, and the price of a token")
-    _ask(one, _endpoint, _add_machine, _add_answers)
-    one.add_argument(
-        "--users",
-        type=_numbers(int),
-        default=list(USERS),
-        metavar="N,…",
-        help=f"numbers of users (default: {','.join(map(str, USERS))})",
-    )
-    one.add_argument("--rounds", action="store_true", help="users wait for each other")
-    one = add("replicas", help="how many replicas so many people take under limits")
-    _ask(one, _replicas, _add_people, _add_limits, _add_machine, _add_answers)
-    one = add("machines", help="which instance and batch size is cheapest under limits")
-    _ask(one, _machines, _add_people, _add_limits, _add_candidates, _add_answers)
-    one = add("day", help="a day of a fleet that a scaling policy makes larger and smaller")
-    _ask(one, _day, _add_people, _add_ttft, _add_policy, _add_machine, _add_answers)
-    _ask(add("guide", help="why the guide of May 2024 reported what it did"), _guide)
-    return parser
-
-
-def _ask(parser: argparse.ArgumentParser, answer: Callable, *parts: Callable) -> None:
-    parser.set_defaults(answer=answer)
-    for part in parts:
-        part(parser)
-
-
-def _add_people(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("who asks").add_argument
-    add("--people", type=float, required=True, metavar="N", help="how many; of a day, at its peak")
-    add("--every", type=float, required=True, metavar="S", help="seconds between one's questions")
-
-
-def _add_ttft(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument_group("limit").add_argument(
-        "--ttft-p95",
-        type=float,
-        default=3.0,
-        metavar="S",
-        help="seconds to the first token that 95 of 100 requests keep (default: 3)",
-    )
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    _add_ttft(parser)
-    add = parser.add_argument_group("more limits, all of which have to hold").add_argument
-    add("--tpot-p95", type=float, metavar="S", help="seconds per output token, the same")
-    add("--goodput", type=float, metavar="SHARE", help="share that keeps both, such as 0.99")
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    recipe = recipes.get()
-    add = parser.add_argument_group("each replica").add_argument
-    add("--model", metavar="ID", help=f"default: {recipe.model_id}")
-    add("--instance", metavar="TYPE", help=f"default: {recipe.instance_type}")
-    add("--batch", type=int, metavar="N", help=f"static batch size (default: {recipe.batch_size})")
-    add("--sequence-length", type=int, metavar="N", help=f"default: {recipe.sequence_length}")
-    add("--prefill", type=float, metavar="S", help="seconds of a prefill (default: published)")
-    add("--decode-step", type=float, metavar="S", help="seconds of a decode step (the same)")
-    add("--run", type=Path, metavar="RUN", help="take the machine and its times from a run")
-
-
-def _add_candidates(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what to choose from").add_argument
-    add("--model", metavar="ID", help=f"default: {recipes.get().model_id}")
-    add("--sequence-length", type=int, default=4096, metavar="N", help="default: 4096")
-    add(
-        "--instances",
-        type=_names,
-        default=list(costs.INSTANCES),
-        metavar="TYPE,…",
-        help="default: all with a known price",
-    )
-    add(
-        "--batch-sizes",
-        type=_numbers(int),
-        default=list(BATCH_SIZES),
-        metavar="N,…",
-        help=f"default: {','.join(map(str, BATCH_SIZES))}",
-    )
-    add("--all", action="store_true", help="also show what cannot, and why")
-    add("--ray", metavar="ADDRESS", help="work on a Ray cluster, e.g. auto")
-
-
-def _add_policy(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("policy (default: one that keeps the limit)").add_argument
-    add("--target", type=float, metavar="N", help="requests at a time that a replica is to have")
-    add("--minimum", type=int, metavar="N", help="replicas at least (default: 1)")
-    add("--maximum", type=int, metavar="N", help="replicas at most")
-    for way in ("in", "out"):
-        add(
-            f"--scale-{way}-cooldown",
-            type=float,
-            default=fleet.COOLDOWN_S,
-            metavar="S",
-            help=f"seconds between two scale-{way}s (default: {fleet.COOLDOWN_S})",
-        )
-    add(
-        "--shape",
-        type=_numbers(float),
-        default=list(fleet.OFFICE_HOURS),
-        metavar="X,…",
-        help="share of the people at each of the 24 hours (default: office hours, assumed)",
-    )
-
-
-def _add_answers(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("answers").add_argument
-    add(
-        "--output-tokens",
-        type=float,
-        default=OUTPUT_TOKENS,
-        metavar="N",
-        help=f"mean (default: {OUTPUT_TOKENS})",
-    )
-    add(
-        "--output-tokens-stddev",
-        type=float,
-        default=OUTPUT_TOKENS_STDDEV,
-        metavar="N",
-        help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV})",
-    )
-    add("--seed", type=int, default=0, help="chooses arrivals and lengths (default: 0)")
-
-
-def _numbers(kind: type) -> Callable[[str], list]:
-    def numbers(text: str) -> list:
-        try:
-            return [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is neither a number nor a list such as 1,4,8"
-            ) from error
-
-    return numbers
-
-
-def _names(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
 
 
 if __name__ == "__main__":

@@ -25,18 +25,14 @@ class Found:
         prefill_s: Seconds for a prefill at the best point.
         decode_step_s: Seconds for a decode step there.
         worst: Relative error of the figure that fits least there.
-        figures: What the figures are there.
-        within: By how much each figure may be off in the region, relative.
-        prefill_region_s: Least and most prefill with which some step meets every figure within
-            that; None when nothing does. It ends with the search where the region goes beyond.
+        prefill_region_s: Least and most prefill with which some step meets every figure within its
+            tolerance; None when nothing does. It ends with the search where the region goes beyond.
         decode_step_region_s: The same for the decode step.
     """
 
     prefill_s: float
     decode_step_s: float
     worst: float
-    figures: Mapping[str, float]
-    within: Mapping[str, float]
     prefill_region_s: Range | None
     decode_step_region_s: Range | None
     _off: Callable[[float, float], float] = field(repr=False, compare=False)
@@ -113,8 +109,6 @@ def search(
         best_s,
         step_s,
         worst=max(errors(best_s, step_s).values()),
-        figures=figures(best_s, step_s),
-        within=within,
         prefill_region_s=regions[0],
         decode_step_region_s=regions[1],
         _off=off,
