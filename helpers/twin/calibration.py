@@ -415,7 +415,8 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
     how = f", the model has their figures within {100 * found.worst:.1f} %"
     if found.prefill_region_s is None:
         if found.worst > MISFIT:
-            raise _misfit(runs, slots, found, wanted)
+            nearest = figures(found.prefill_s, found.decode_step_s)
+            raise _misfit(runs, slots, wanted, nearest)
         # The figures' own uncertainty does not reach as far as the model is off: count that too.
         reached = {name: max(size, 1.05 * found.worst) for name, size in within.items()}
         found = search(figures, wanted, within=reached, **ranges)
@@ -425,12 +426,12 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
     return (found.prefill_s, found.decode_step_s), regions, how
 
 
-def _misfit(runs: list, slots: int, found: Any, wanted: Mapping) -> WorkshopError:
+def _misfit(runs: list, slots: int, wanted: Mapping, nearest: Mapping) -> WorkshopError:
     """Why no two times are those of these runs: the figure that is farthest off."""
-    off = {key: abs(found.figures[key] / value - 1) for key, value in wanted.items()}
+    off = {key: abs(nearest[key] / value - 1) for key, value in wanted.items()}
     number, name = max(off, key=off.get)
     words, scale, unit = _WORDS[name]
-    value, model = scale * wanted[number, name], scale * found.figures[number, name]
+    value, model = scale * wanted[number, name], scale * nearest[number, name]
     return WorkshopError(
         f"No prefill and decode step give the figures of {_names(runs)}: {words} of "
         f"{runs[number].path.name} is {value:.3g} {unit} and {model:.3g} in the model that comes "
