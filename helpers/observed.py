@@ -13,14 +13,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from helpers import timeline
+from helpers import checks, timeline
+from helpers.errors import ResultsError
 from helpers.metrics import Windows
 from helpers.records import RequestRecord
+from helpers.results import Run
 from helpers.twin import Timing
 
+# Tokens that come ten times as fast as the endpoint makes them were held back on the way.
+HELD_BACK = 0.1
+# A run that is alone has no pause but its own prefills; a client that stumbles makes a few.
+PAUSED = 0.05
 # Without a prefill of this run in it, a gap between tokens of half a prefill's time, and five times
 # as long as most, is no decode step.
 _PREFILLS, _GAPS = 0.5, 5
+# Of a run's window, what is read here and by those who hold a run against the model.
+_NUMBERS = ("output_tokens_per_s", "output_tokens", "mean_concurrency", "requests")
+_SPREADS = ("ttft_s", "tpot_s", "latency_s")
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,14 @@ class Times:
         prefill_s: One request's prefill.
         decode_step_s: One decode step.
         paused: Share of the replies' time in pauses that no prefill of this run explains.
+        together: Tokens that came at a time, on average. A prefill began with the last token
+            before it, so that it is told no nearer than the steps of those that came together.
     """
 
     prefill_s: float
     decode_step_s: float
     paused: float = 0.0
+    together: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,75 @@ class Use:
         """Share of the window in which it decoded."""
         return max(0.0, 1 - self.prefill - self.idle)
 
+    @property
+    def waited(self) -> float:
+        """How many prefills' time the median request waits for its own."""
+        return self.waiting / (1 - self.waiting) if self.waiting < 1 else np.inf
+
+
+def check(run: Run) -> None:
+    """Refuse a run that says nothing of one endpoint, or whose files do not fit together.
+
+    Raises:
+        ResultsError: One sentence that says what is wrong.
+    """
+    name, instances = run.path.name, run.config["endpoint"].get("instance_count") or 1
+    if instances != 1:
+        raise ResultsError(
+            f"{name} had {instances} instances and the model is of one: take a run of one instance."
+        )
+    if wrong := _of_config(run.config) or _of_summary(run) or _of_records(run):
+        raise ResultsError(
+            f"The files of {name} do not fit together, {wrong}: restore what was altered or cut "
+            "off, or repeat the run."
+        )
+
+
+def _of_config(config: Mapping) -> str:
+    speed, load = config["clock_speed"], config["load"]
+    asked = "rate_per_s" if load["kind"] == "arrivals" else "concurrency"
+    if not checks.is_number(speed) or speed <= 0:
+        return f"its clock_speed is {speed!r}"
+    if not checks.is_number(load[asked]) or load[asked] <= 0:
+        return f"its {asked} is {load[asked]!r}"
+    return ""
+
+
+def _of_summary(run: Run) -> str:
+    window, asked = run.summary["window"], run.summary["requests"]
+    count = asked.get("warmup", 0) + asked.get("measured", 0)
+    if count != len(run.records):
+        return f"the summary is of {count} requests and there are {len(run.records)}"
+    if window is None:
+        return ""
+    wrong = [name for name in _NUMBERS if not checks.is_number(window.get(name))]
+    wrong += [name for name in _SPREADS if not _is_spread(window.get(name))]
+    return f"its summary has no {wrong[0]}" if wrong else ""
+
+
+def _is_spread(figure: object) -> bool:
+    """Whether it is what `intervals.distribution` makes, in so far as it is read here."""
+    if not isinstance(figure, Mapping) or not isinstance(figure.get("ci95"), Mapping):
+        return False
+    return all(figure[name] is None or checks.is_number(figure[name]) for name in ("p50", "mean"))
+
+
+def _of_records(run: Run) -> str:
+    load = run.config["load"]
+    for one in run.records:
+        stamps_s = [one.sent_s, one.ended_s]
+        if one.chunk_s:
+            stamps_s[1:1] = one.first_s, one.last_s
+        if None in stamps_s or not np.isfinite(stamps_s).all() or stamps_s != sorted(stamps_s):
+            return f"request {one.index} has stamps that go backwards"
+        if one.first_s == one.sent_s:
+            return f"request {one.index} was answered when it was sent"
+        if one.output_tokens < 0:
+            return f"request {one.index} has {one.output_tokens} output tokens"
+        if load["kind"] != "arrivals" and one.user is not None and one.user >= load["concurrency"]:
+            return f"request {one.index} is of user {one.user} and there were {load['concurrency']}"
+    return ""
+
 
 def aws_time(record: RequestRecord, clock_speed: float) -> RequestRecord:
     """The same request with stamps in AWS seconds."""
@@ -82,27 +163,31 @@ def times(records: Sequence[RequestRecord], timing: Timing) -> Times:
 
     Args:
         records: Requests in AWS seconds.
-        timing: What the endpoint is thought to be: says which first tokens are of one prefill.
+        timing: What the endpoint is thought to be: says which first tokens are of one prefill, and
+            which tokens came together.
     """
     prefills_s, steps_s, steps, paused_s, told_s = [], 0.0, 0.0, 0.0, 0.0
+    tokens, came = 0, 0
     for mine in _parts(records):
         prefills_s += _prefills_s(mine, timing)
         firsts_s = np.sort([one.first_s for one in mine])
-        pause_s = max(_PREFILLS * timing.prefill_s, _GAPS * _usual_gap_s(mine))
-        for one in mine:
-            stamps_s = np.array(one.chunk_s)
+        arrivals = [_arrivals(one, HELD_BACK * timing.decode_step_s) for one in mine]
+        pause_s = max(_PREFILLS * timing.prefill_s, _GAPS * _usual_gap_s(arrivals))
+        for stamps_s, sizes in arrivals:
             gaps_s = np.diff(stamps_s)
             begun = np.diff(np.searchsorted(firsts_s, stamps_s, side="right"))
             foreign = (begun == 0) & (gaps_s > pause_s)
             plain = (begun == 0) & ~foreign
             steps_s += gaps_s[plain].sum()
-            steps += plain.sum() * one.output_tokens / len(one.chunk_s)
+            steps += sizes[1:][plain].sum()
             paused_s += gaps_s[foreign].sum()
             told_s += gaps_s.sum()
+            tokens, came = tokens + sizes.sum(), came + len(sizes)
     return Times(
         prefill_s=float(np.median(prefills_s)) if prefills_s else np.nan,
         decode_step_s=float(steps_s / steps) if steps else np.nan,
         paused=float(paused_s / told_s) if told_s else 0.0,
+        together=max(1.0, float(tokens / came)) if came else 1.0,
     )
 
 
@@ -141,10 +226,17 @@ def _parts(records: Iterable[RequestRecord]) -> Iterator[list[RequestRecord]]:
     return iter(parts.values())
 
 
-def _usual_gap_s(mine: Sequence[RequestRecord]) -> float:
-    """The median gap between tokens; those of nothing were read together."""
-    gaps_s = np.concatenate([np.diff(one.chunk_s) for one in mine])
-    gaps_s = gaps_s[gaps_s > 0]
+def _arrivals(one: RequestRecord, together_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """When tokens of a reply came, and how many each time: nearer than this is at one time."""
+    stamps_s = np.array(one.chunk_s)
+    places = np.flatnonzero(np.diff(stamps_s, prepend=-np.inf) > together_s)
+    sizes = np.diff(places, append=len(stamps_s))
+    return stamps_s[places], sizes * one.output_tokens / len(stamps_s)
+
+
+def _usual_gap_s(arrivals: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The median gap between tokens that did not come together."""
+    gaps_s = np.concatenate([np.diff(stamps_s) for stamps_s, _ in arrivals])
     return float(np.median(gaps_s)) if gaps_s.size else 0.0
 
 

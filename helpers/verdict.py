@@ -27,11 +27,7 @@ from helpers.twin import Served, Timing
 AS_PREDICTED = 0.10
 # So much less in flight than in the model is noted: Little's law, audit.MISSING_USERS_NOTE.
 MISSING = audit.MISSING_USERS_NOTE
-# Tokens that come ten times as fast as the endpoint makes them were held back on the way.
-HELD_BACK = 0.1
-# A run that is alone has no pause but its own prefills; a client that stumbles makes a few.
-PAUSED = 0.05
-# A time that differs by less than a prediction may explains nothing.
+# A time, or a wait in prefills, that differs by less than a prediction may explains nothing.
 OTHER_TIME = 0.10
 # Between the endpoint and a stamp are the network, TLS and an event loop: real seconds. Where AWS
 # time runs 60 times as fast, a first token that this machine is 3 ms late to read is 0.18 s late.
@@ -43,6 +39,18 @@ FULL = 0.9
 # Checks of the audit that say the client was not fit to measure. Missing users are weighed against
 # other causes instead; an arrival rate that was not kept has no such measure.
 _CLIENT_CHECKS = ("dispatch", "event loop", "client CPU", "clock")
+_COLUMNS = (
+    "output tokens/s",
+    "predicted tokens/s",
+    "floor tokens/s",
+    "TTFT p50 (s)",
+    "predicted TTFT p50 (s)",
+    "TPOT p50 (ms)",
+    "predicted TPOT p50 (ms)",
+    "verdict",
+    "limited by",
+    "target",
+)
 # With these, what the endpoint did with its time cannot be told.
 _HALF_SEEN = ("requests failed", "not streamed", "other load")
 
@@ -78,8 +86,10 @@ class Verdict:
             `queue-bound`, `batch not filled`, `prefill-bound`, `unexplained`.
         evidence: The measurement that says so.
         limit: What the run was limited by: `prefill-bound`, `batch not filled`, `queue-bound`,
-            `decode-bound`, or the cause where that hides what the endpoint did.
-        limit_evidence: The measurement that says so.
+            `decode-bound`, or the cause where that hides what the endpoint did; `unexplained`
+            where tokens that came many at a time hide it and the run is not as predicted.
+        limit_evidence: The measurement that says so; where tokens came many at a time, which hides
+            it, that of the model, if the run is as predicted.
         times: The endpoint's two times as the run shows them.
         target: `rehearsal`, `aws` or `server`.
         reservation: What the run's audit found wrong, empty when it is valid.
@@ -127,9 +137,10 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
             when left out.
 
     Raises:
-        ResultsError: When the run has no figures, or more instances than the model, or when no
-            times are given and the twin does not know the endpoint.
+        ResultsError: When the run has no figures, or more instances than the model, when its files
+            do not fit together, or when no times are given and the twin does not know the endpoint.
     """
+    observed.check(run)
     endpoint, load = run.config["endpoint"], run.config["load"]
     figures = run.summary["window"]
     if figures is None:
@@ -137,21 +148,21 @@ def against(run: results.Run, timing: Timing | None = None) -> Verdict:
             f"{run.path.name} has no figures, the asked load was never there: repeat it with at "
             "least two requests a user."
         )
-    instances = endpoint.get("instance_count") or 1
-    if instances > 1:
-        raise ResultsError(
-            f"{run.path.name} had {instances} instances and the model is of one: hold a run of "
-            "one instance against it."
-        )
     timing = timing or _configured(run)
     records = [observed.aws_time(one, run.config["clock_speed"]) for one in run.records]
     took = observed.times(records, timing)
     measured = _Side(records, load, figures, took)
     predicted = _Side.of(_predicted(records, load, timing), load, timing)
-    cause, evidence = _cause(_Pair(run, measured, predicted, timing))
+    pair = _Pair(run, records, measured, predicted, timing)
+    cause, evidence = _cause(pair)
     limit, limit_evidence = _limit(measured.use, timing, load)
     if cause in _HALF_SEEN:
         limit, limit_evidence = cause, evidence
+    elif pair.is_bundled and cause != "as predicted":
+        limit, limit_evidence = "unexplained", _bundled(took)
+    elif pair.is_bundled:
+        limit, limit_evidence = _limit(predicted.use, timing, load)
+        limit_evidence += f" in the model; {_bundled(took)}"
     return Verdict(
         measured=measured.shown,
         predicted=predicted.shown,
@@ -188,6 +199,8 @@ def table(runs: Iterable[results.Run], timing: Timing | None = None) -> pd.DataF
         timing: As in `against`, for all of them.
     """
     runs = list(runs)
+    if not runs:
+        return pd.DataFrame(columns=["recipe", "users", *_COLUMNS])
     frame = metrics.table(runs)
     which = frame.iloc[:, : frame.columns.get_loc("requests")]  # recipe and load
     rows = pd.DataFrame([_row(run, timing) for run in runs]).round(2)
@@ -202,18 +215,19 @@ def _row(run: results.Run, timing: Timing | None) -> dict:
     except WorkshopError as error:
         measured, predicted, limits = _shown(run.summary["window"]), _NOTHING, None
         cause, limit = f"no prediction: {error}", ""
-    return {
-        "output tokens/s": measured.output_tokens_per_s,
-        "predicted tokens/s": predicted.output_tokens_per_s,
-        "floor tokens/s": limits.tokens_per_s if limits else math.nan,
-        "TTFT p50 (s)": measured.ttft_p50_s,
-        "predicted TTFT p50 (s)": predicted.ttft_p50_s,
-        "TPOT p50 (ms)": 1000 * measured.tpot_p50_s,
-        "predicted TPOT p50 (ms)": 1000 * predicted.tpot_p50_s,
-        "verdict": cause,
-        "limited by": limit,
-        "target": run.target,
-    }
+    cells = (
+        measured.output_tokens_per_s,
+        predicted.output_tokens_per_s,
+        limits.tokens_per_s if limits else math.nan,
+        measured.ttft_p50_s,
+        predicted.ttft_p50_s,
+        1000 * measured.tpot_p50_s,
+        1000 * predicted.tpot_p50_s,
+        cause,
+        limit,
+        run.target,
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 # --- the two sides --------------------------------------------------------------------------------
@@ -364,9 +378,27 @@ class _Pair:
     """What is held against what."""
 
     run: results.Run
+    records: Sequence[RequestRecord]
     measured: _Side
     predicted: _Side
     timing: Timing
+
+    def with_prefill(self, prefill_s: float) -> "_Pair":
+        """The same run held against a model with another prefill."""
+        timing, load = replace(self.timing, prefill_s=prefill_s), self.run.config["load"]
+        predicted = _Side.of(_predicted(self.records, load, timing), load, timing)
+        return replace(self, predicted=predicted, timing=timing)
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether so many tokens came at a time that they hide when a prefill began."""
+        hidden_s = (self.measured.took.together - 1) * self.timing.decode_step_s
+        return hidden_s > OTHER_TIME * self.timing.prefill_s
+
+    def is_off(self, name: str, *, above: bool) -> bool:
+        """Whether a figure is above what is predicted, or below, by more than it may be."""
+        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
+        return not self.is_near(name) and (is_ > should) == above
 
     def is_near(self, name: str) -> bool:
         """Whether a figure is as predicted, or neither side has it."""
@@ -392,8 +424,9 @@ def _cause(pair: _Pair) -> tuple[str, str]:
     return (
         _doubtful(pair)
         or _largest(pair)
+        or _by_prefill(pair)
         or _met_otherwise(pair)
-        or ("unexplained", f"{off}, and no measurement says why")
+        or ("unexplained", f"{off}, and {_unexplained(pair)}")
     )
 
 
@@ -432,13 +465,11 @@ def _doubtful(pair: _Pair) -> tuple[str, str] | None:
         if check := wrong.get(name):
             return "client-bound", f"{name}: {check['found']} (limit {check['limit']})"
     took = pair.measured.took
-    if took.decode_step_s < HELD_BACK * pair.timing.decode_step_s:
-        return "not streamed", (
-            f"tokens came {_ms(took.decode_step_s)} apart, which the endpoint makes in "
-            f"{_ms(pair.timing.decode_step_s)}: something on the way holds them back"
-        )
+    if pair.is_bundled:
+        said = f"{_bundled(took)}, which hides what a prefill and a decode step take"
+        return "not streamed", f"{said}: something on the way holds them back"
     paused = took.paused
-    if paused > PAUSED:
+    if paused > observed.PAUSED:
         return "other load", (
             f"{_percent(paused)} of the replies' time are pauses in which none of these requests "
             "was prefilled: someone else uses the endpoint, or the stream stood still"
@@ -447,7 +478,10 @@ def _doubtful(pair: _Pair) -> tuple[str, str] | None:
 
 
 def _largest(pair: _Pair) -> tuple[str, str] | None:
-    """What is other than in the model, by how much of the endpoint's time it took or spared."""
+    """What is other than in the model, by how much of the endpoint's time it took or spared.
+
+    What spared time does not explain fewer tokens, nor what took it more of them.
+    """
     took, use, timing = pair.measured.took, pair.measured.use, pair.timing
     causes = []
     missing = 1 - use.in_flight / pair.predicted.use.in_flight
@@ -462,23 +496,57 @@ def _largest(pair: _Pair) -> tuple[str, str] | None:
     if abs(prefill - 1) > max(OTHER_TIME, pair.unsure_s / timing.prefill_s):
         said = f"a prefill took {took.prefill_s:.2f} s, in the model {timing.prefill_s:.2f} s"
         causes.append((use.prefill * _share(prefill), f"{_speed(prefill)} prefill", said))
-    return max(causes)[1:] if causes else None
+    is_faster, is_slower = (pair.is_off("output_tokens_per_s", above=is_) for is_ in (True, False))
+    explains = [
+        one for one in causes if not (is_slower if one[1].startswith("faster") else is_faster)
+    ]
+    return max(explains)[1:] if explains else None
+
+
+def _by_prefill(pair: _Pair) -> tuple[str, str] | None:
+    """A prefill that may be only the client's lateness, but with which the model has all figures.
+
+    A late client makes each first token late by as much; a slower prefill makes all who wait for
+    it later, and the endpoint's tokens fewer.
+    """
+    took, timing = pair.measured.took, pair.timing
+    ratio = took.prefill_s / timing.prefill_s
+    if not abs(ratio - 1) > OTHER_TIME or _off(pair.with_prefill(took.prefill_s)):
+        return None
+    return f"{_speed(ratio)} prefill", (
+        f"a prefill took {took.prefill_s:.2f} s, in the model {timing.prefill_s:.2f} s, and with "
+        "that it has all figures"
+    )
 
 
 def _met_otherwise(pair: _Pair) -> tuple[str, str] | None:
     """How requests met at the endpoint, where its two times are as in the model."""
     use, model, slots = pair.measured.use, pair.predicted.use, pair.timing.slots
-    is_longer = pair.measured.shown.ttft_p50_s > pair.predicted.shown.ttft_p50_s
-    if is_longer and not pair.is_near("ttft_p50_s") and _is_queued(use, slots):
-        return "queue-bound", f"{_queue(use, slots)}, {_percent(model.waiting)} in the model"
+    is_faster = pair.is_off("output_tokens_per_s", above=True)
+    is_longer = use.waited > (1 + OTHER_TIME) * model.waited
+    is_longer = is_longer and pair.is_off("ttft_p50_s", above=True)
+    if is_longer and not is_faster and _is_queued(use, slots):
+        return "queue-bound", (
+            f"{use.in_flight:.1f} requests are in flight for {slots} slots and wait as long as "
+            f"{use.waited:.1f} prefills take, {model.waited:.1f} in the model"
+        )
     missing, queue = model.in_flight - use.in_flight, model.in_flight - slots
     if 0 < AS_PREDICTED * queue < missing:
         return "client-bound", f"{_missing(use, model)}, so that fewer wait"
+    if is_faster:
+        return None
     if use.filled < FULL * model.filled:
         return "batch not filled", f"{_fill(use, slots)}, {model.filled:.1f} in the model"
     if use.prefill > max(MOST, (1 + OTHER_TIME) * model.prefill):
         return "prefill-bound", f"{_prefills(use)}, {_percent(model.prefill)} in the model"
     return None
+
+
+def _unexplained(pair: _Pair) -> str:
+    use, slots = pair.measured.use, pair.timing.slots
+    if use.filled > (1 + OTHER_TIME) * slots:
+        return f"{use.filled:.1f} requests are decoded at a time where the model has {slots} slots"
+    return "no measurement says why"
 
 
 def _limit(use: Use, timing: Timing, load: Mapping) -> tuple[str, str]:
@@ -516,6 +584,10 @@ def _missing(use: Use, model: Use) -> str:
         f"{use.in_flight:.1f} requests were in flight where the model has {model.in_flight:.1f}: "
         "the client was late to send the next ones"
     )
+
+
+def _bundled(took: Times) -> str:
+    return f"tokens came {took.together:.0f} at a time"
 
 
 def _prefills(use: Use) -> str:

@@ -1,6 +1,7 @@
 """The two times of an endpoint: from a published row, from one user, from many."""
 
 import csv
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from virtual_runs import of_guide, served
 
 from helpers import results, twin
 from helpers.errors import WorkshopError
@@ -181,6 +183,8 @@ def test_rows_of_results_published_calibrate_as_well():
         (ROW | {LATENCY: math.inf}, "above 0, not inf"),
         (ROW | {TTFT: True}, "above 0, not True"),
         (ROW | {TTFT: 30.0}, "nothing is left for decode steps"),
+        (ROW | {"output tokens": 1}, "row with 1 output tokens has no decode step"),
+        (ROW | {LATENCY: 1e308}, "too large for any endpoint"),
         (ROW | {"batch size": 2.5}, "batch size is a whole number"),
     ],
 )
@@ -246,6 +250,14 @@ def test_below_it_reaches_as_far_as_the_client_itself_may_have_been_late(measure
     low, _ = twin.calibrate(run).prefill_ci95_s
     made_late = replace(run, summary=run.summary | {"clients": [late]})
     assert twin.calibrate(made_late).prefill_ci95_s[0] == pytest.approx(low - 60 * 0.0025)
+
+
+def test_a_step_of_one_user_is_no_surer_than_its_client_was_in_time(measured):
+    run = measured(requests=40, speed=60.0)
+    late = {"loop_lag_p99_s": 0.002, "round_trip_s": 0.0005}
+    found = twin.calibrate(replace(run, summary=run.summary | {"clients": [late]}))
+    low, high = found.decode_step_ci95_s
+    assert (high - low) / 2 == pytest.approx(60 * 0.0025 / 149, rel=0.01)
 
 
 def test_too_few_requests_give_times_without_an_interval(measured):
@@ -335,11 +347,102 @@ def test_the_committed_rehearsal_gives_back_the_times_it_was_made_with():
 
 def test_runs_that_the_model_cannot_both_have_say_so(measured):
     one = measured(users=4, requests=32)
-    other = measured(timing=twin.Timing(4, 2.4, 0.08), users=4, requests=32)
+    other = measured(timing=twin.Timing(4, 1.34, 0.0446), users=4, requests=32)
     found = twin.calibrate([one, other])
     assert "more than their own uncertainty" in found.source
     low, high = found.prefill_ci95_s
     assert low <= found.prefill_s <= high
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda measured: [
+            measured(),
+            measured(timing=twin.Timing(4, 3.0, 0.1), users=5, requests=40),
+        ],
+        lambda measured: measured(timing=replace(TRUE, slots=8), users=8, requests=64, stddev=30),
+        lambda measured: asked_for(50, measured(users=5, requests=60, stddev=30)),
+    ],
+    ids=["two endpoints", "eight slots and not four", "50 users in run.json and 5 in truth"],
+)
+def test_what_the_model_is_far_off_is_refused_and_says_by_which_figure(measured, make):
+    with pytest.raises(
+        WorkshopError, match=r"(p50|output) of .* \d+ % off where 10 % is the most"
+    ) as off:
+        twin.calibrate(make(measured))
+    assert "calibrate by runs of one endpoint that really has 4 slots" in str(off.value)
+    assert "\n" not in str(off.value)
+
+
+def asked_for(users, run):
+    load = run.config["load"] | {"concurrency": users}
+    return replace(run, config=run.config | {"load": load})
+
+
+def test_an_interval_that_ends_with_the_search_says_so(measured):
+    found = twin.calibrate(measured(users=4, requests=32))
+    assert found.prefill_ci95_s[1] == pytest.approx(1.03 * 1.2)
+    assert "the prefill's interval ends with the fastest first token" in found.source
+
+
+@pytest.mark.parametrize(
+    ("users", "kind"), [(4, "closed_loop"), (5, "rounds"), (16, "closed_loop")]
+)
+def test_searched_times_are_never_surer_than_figures_repeat(measured, users, kind):
+    found = twin.calibrate(measured(users=users, requests=8 * users, kind=kind, stddev=30))
+    low, high = found.decode_step_ci95_s
+    assert low <= 0.975 * found.decode_step_s and high >= 1.02 * found.decode_step_s
+
+
+def test_several_instances_are_refused(measured):
+    run = measured(users=8, requests=40, endpoint=ENDPOINT | {"instance_count": 2})
+    with pytest.raises(WorkshopError, match="had 2 instances and the model is of one"):
+        twin.calibrate(run)
+
+
+@pytest.mark.parametrize("users", [1, 5])
+def test_a_batch_size_against_the_runs_own_configuration_is_refused(measured, users):
+    run = measured(users=users)
+    assert twin.calibrate(run, batch_size=4).slots == 4
+    with pytest.raises(WorkshopError, match="is of batch 4, not 8, .*: leave the batch size out"):
+        twin.calibrate(run, batch_size=8)
+
+
+def test_a_batch_size_against_the_rows_own_is_refused():
+    with pytest.raises(WorkshopError, match="a table is of batch 4, not 8"):
+        twin.calibrate(ROW | {"batch size": 4}, batch_size=8)
+
+
+@pytest.mark.parametrize(("users", "strangers"), [(1, 2), (1, 3), (5, 4)])
+def test_a_run_with_strangers_on_its_endpoint_is_refused(tmp_path, users, strangers):
+    lengths = list(itertools.islice(twin.lengths(150, 40, seed=1), 60))
+    records = served(TRUE, users=users, strangers=strangers, requests=40, tokens=lengths)
+    run = of_guide(tmp_path, records, concurrency=users, target="aws")
+    with pytest.raises(
+        WorkshopError, match=r"\d+ % of the replies' time are pauses .* someone else"
+    ):
+        twin.calibrate(run)
+
+
+def test_one_user_who_waits_was_not_alone(tmp_path):
+    records = served(TRUE, users=1, strangers=4, requests=40)
+    run = of_guide(tmp_path, records, concurrency=1, target="aws")
+    with pytest.raises(WorkshopError, match="one user is 4.8 s where a first token came in 1.2 s"):
+        twin.calibrate(run)
+
+
+def test_a_rehearsal_whose_replies_paused_says_so(tmp_path):
+    records = served(TRUE, users=1, strangers=2, requests=40)
+    found = twin.calibrate(of_guide(tmp_path, records, concurrency=1))
+    assert "of the replies' time are pauses for no prefill of its own" in found.source
+
+
+def test_negative_output_tokens_are_refused(measured):
+    run = measured(users=5)
+    made = [replace(one, output_tokens=-5) for one in run.records]
+    with pytest.raises(WorkshopError, match="-5 output tokens"):
+        twin.calibrate(replace(run, records=made))
 
 
 def test_several_users_need_a_batch_size(measured):

@@ -88,7 +88,8 @@ def test_chance_moves_the_figures_of_50_requests_as_much_as_is_said():
 def test_one_sentence_says_all_of_it():
     line = guide.sentence()
     assert line.startswith("The model says") and "\n" not in line
-    assert "within 7 %" in line and "31 tokens/s" in line and "measured" not in line
+    assert 7 < 100 * guide.times().worst < 8, "rounded up, so that it is true"
+    assert "within 8 %" in line and "31 tokens/s" in line and "measured" not in line
 
 
 def test_the_terminal_prints_all_of_it(capsys):

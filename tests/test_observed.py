@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import asked, record
-from virtual_runs import served
+from virtual_runs import bundled, of_guide, served
 
 from helpers import metrics, observed
+from helpers.errors import ResultsError
 from helpers.twin import Timing
 
 
@@ -51,7 +52,18 @@ def test_chunks_that_are_read_together_make_no_faster_step():
         replace(one, chunk_s=tuple(one.chunk_s[min(n | 1, 9)] for n in range(10)))
         for one in served(timing, users=1, requests=5, tokens=10)
     ]
-    assert observed.times(pairs, timing).decode_step_s == pytest.approx(0.1, rel=0.12)
+    found = observed.times(pairs, timing)
+    assert found.decode_step_s == pytest.approx(0.1, rel=0.12), "the first pair is not told apart"
+    assert found.together == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("size", [3, 10, 25])
+def test_a_step_is_right_though_tokens_come_many_at_a_time(size):
+    timing = Timing(4, 1.2, 0.06)
+    records = bundled(served(timing, users=5, requests=60, tokens=[120, 150, 170]), size)
+    found = observed.times(records, timing)
+    assert found.decode_step_s == pytest.approx(0.06)
+    assert found.together == pytest.approx(size, rel=0.2)
 
 
 def test_a_reply_of_one_token_shows_a_prefill_and_no_step():
@@ -86,3 +98,57 @@ def test_stamps_become_aws_seconds():
     assert (one.sent_s, one.first_s, one.last_s, one.ended_s) == (600.0, 660.0, 720.0, 720.0)
     assert one.chunk_s == (660.0, 690.0, 720.0)
     assert observed.aws_time(record(tokens=0), 60.0).first_s is None
+
+
+# --- runs whose files do not fit together
+
+
+def altered(change, *, records=None):
+    """The same run with something else in its configuration, summary or requests."""
+
+    def of(run):
+        config = run.config | {"load": run.config["load"] | change.get("load", {})}
+        config |= {name: value for name, value in change.items() if name == "clock_speed"}
+        window = run.summary["window"] | change.get("window", {})
+        summary = run.summary | {"window": window}
+        return replace(
+            run, config=config, summary=summary, records=records(run) if records else run.records
+        )
+
+    return of
+
+
+def first(**change):
+    return lambda run: [replace(run.records[0], **change), *run.records[1:]]
+
+
+@pytest.mark.parametrize(
+    ("alter", "words"),
+    [
+        (altered({"clock_speed": 0}), "its clock_speed is 0"),
+        (altered({"clock_speed": float("nan")}), "its clock_speed is nan"),
+        (altered({"load": {"concurrency": None}}), "its concurrency is None"),
+        (altered({"load": {"concurrency": 1}}), "is of user 1 and there were 1"),
+        (altered({"load": {"kind": "arrivals"}}), "its rate_per_s is None"),
+        (altered({"window": {"ttft_s": None}}), "its summary has no ttft_s"),
+        (altered({"window": {"mean_concurrency": "x"}}), "its summary has no mean_concurrency"),
+        (altered({}, records=lambda run: []), "the summary is of 12 requests and there are 0"),
+        (altered({}, records=first(first_s=0.0)), "request . has stamps that go backwards"),
+        (altered({}, records=first(sent_s=701.2)), "request . was answered when it was sent"),
+        (altered({}, records=first(output_tokens=-5)), "request . has -5 output tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_whose_files_do_not_fit_together_is_one_sentence(tmp_path, alter, words):
+    run = of_guide(tmp_path, served(users=2, requests=10, tokens=20), concurrency=2)
+    observed.check(run)
+    with pytest.raises(ResultsError, match=f"{words}.*: restore") as refused:
+        observed.check(alter(run))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_of_several_instances_is_refused(tmp_path):
+    records = served(users=2, requests=10, tokens=20)
+    run = of_guide(tmp_path, records, concurrency=2, endpoint={"instance_count": 2})
+    with pytest.raises(ResultsError, match="had 2 instances and the model is of one"):
+        observed.check(run)

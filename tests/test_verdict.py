@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_runs import record
-from virtual_runs import GUIDE, TIMING, of_guide, served
+from virtual_runs import GUIDE, TIMING, bundled, of_guide, served
 
 from helpers import results, verdict
 from helpers.errors import ResultsError
@@ -153,14 +153,75 @@ def test_tokens_that_came_all_at_once_were_not_streamed(tmp_path):
     ]
     found = verdict.against(of_guide(tmp_path, at_once, concurrency=5))
     assert found.cause == found.limit == "not streamed"
-    assert "0.0 ms apart" in found.evidence
+    assert re.search(r"tokens came 15\d at a time", found.evidence)
+
+
+@pytest.mark.parametrize("size", [3, 8, 25, 40])
+@pytest.mark.parametrize("users", [1, 5, 16])
+def test_tokens_that_come_many_at_a_time_make_no_faster_machine(tmp_path, users, size):
+    records = bundled(served(Timing(4, 1.2, 0.06), users=users, tokens=LENGTHS), size)
+    found = verdict.against(of_guide(tmp_path, records, concurrency=users))
+    assert found.cause == ("slower decode" if size == 3 else "not streamed")
+    assert size == 3 or found.limit == "not streamed"
+
+
+def test_a_chunk_of_many_tokens_is_no_token(tmp_path):
+    records = [
+        replace(one, chunk_s=tuple(dict.fromkeys(one.chunk_s)))
+        for one in bundled(served(Timing(4, 1.2, 0.06), users=5, tokens=LENGTHS), 25)
+    ]
+    found = verdict.against(of_guide(tmp_path, records, concurrency=5))
+    assert found.cause == found.limit == "not streamed"
+
+
+@pytest.mark.parametrize("size", [3, 8, 25, 40])
+def test_tokens_that_come_many_at_a_time_leave_the_limit_as_it_is(tmp_path, size):
+    records = bundled(served(users=5, tokens=LENGTHS), size)
+    found = verdict.against(of_guide(tmp_path, records, concurrency=5))
+    assert (found.cause, found.limit) == ("as predicted", "queue-bound")
+    assert size == 3 or "in the model; tokens came" in found.limit_evidence
 
 
 def test_fewer_slots_than_the_model_has_make_a_longer_queue(held):
     found = held(replace(TIMING, slots=3), users=8)
     assert found.cause == "queue-bound"
-    assert "90 % in the model" in found.evidence
+    assert "wait as long as 13.9 prefills take, 9.3 in the model" in found.evidence
     assert found.limit_evidence.startswith("3.0 of 4 slots")
+
+
+@pytest.mark.parametrize("users", [5, 16])
+def test_a_slower_prefill_that_a_late_client_could_be_is_named_when_it_explains_all(held, users):
+    found = held(Timing(4, 1.5, 0.0398), users=users, speed=60.0)
+    assert found.cause == "slower prefill"
+    assert found.evidence == (
+        "a prefill took 1.50 s, in the model 1.20 s, and with that it has all figures"
+    )
+
+
+@pytest.mark.parametrize("users", [8, 16])
+def test_more_slots_than_the_model_has_make_no_bound_of_a_faster_run(held, users):
+    found = held(replace(TIMING, slots=8), users=users)
+    assert found.measured.output_tokens_per_s > 1.3 * found.predicted.output_tokens_per_s
+    assert found.cause == "unexplained"
+    assert re.search(r"7\.\d requests are decoded .* the model has 4 slots", found.evidence)
+
+
+@given(
+    slots=st.integers(1, 9),
+    prefill_s=st.floats(0.4, 3.0),
+    step_s=st.floats(0.01, 0.1),
+    users=st.integers(1, 12),
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+def test_no_cause_says_the_contrary_of_what_came_out(held, slots, prefill_s, step_s, users):
+    found = held(Timing(slots, prefill_s, step_s), users=users, requests=30)
+    gain = found.measured.output_tokens_per_s / found.predicted.output_tokens_per_s
+    if gain > 1.1:
+        assert found.cause in ("faster decode", "faster prefill", "unexplained", "other load")
+    if gain < 0.9:
+        assert not found.cause.startswith("faster") and found.cause != "as predicted"
 
 
 def test_fewer_slots_than_users_leave_the_batch_unfilled(held):
@@ -300,6 +361,12 @@ def test_a_table_has_a_row_a_run_and_ends_with_the_target(tmp_path):
     assert slower["TPOT p50 (ms)"] > 1.1 * slower["predicted TPOT p50 (ms)"]
 
 
+def test_a_table_of_no_runs_has_the_columns_and_no_row(tmp_path):
+    run = of_guide(tmp_path, served(users=1, requests=10, tokens=20), concurrency=1)
+    empty = verdict.table([])
+    assert len(empty) == 0 and list(empty) == list(verdict.table([run]))
+
+
 def test_a_run_that_cannot_be_predicted_keeps_its_row_and_says_why(tmp_path):
     known = of_guide(tmp_path, served(users=5), concurrency=5)
     unknown = of_guide(tmp_path, served(users=5), concurrency=5, endpoint={"image": "vllm:latest"})
@@ -327,6 +394,13 @@ def test_several_instances_are_not_one(tmp_path):
         verdict.against(run)
 
 
+def test_a_run_whose_clock_stood_still_is_one_sentence(tmp_path):
+    run = of_guide(tmp_path, served(users=5), concurrency=5)
+    stopped = replace(run, config=run.config | {"clock_speed": 0})
+    with pytest.raises(ResultsError, match="its clock_speed is 0"):
+        verdict.against(stopped)
+
+
 def test_a_run_without_figures_is_one_sentence(tmp_path):
     run = of_guide(tmp_path, [record()], concurrency=2)
     with pytest.raises(ResultsError, match="has no figures"):
@@ -350,7 +424,7 @@ def test_a_run_in_which_everything_failed_is_no_prediction_come_true(tmp_path):
 @given(data=st.data())
 def test_whatever_a_run_holds_it_gets_a_verdict_or_one_sentence(tmp_path, data):
     users = data.draw(st.integers(1, 6))
-    times_s = st.floats(0, 50)
+    times_s = st.floats(0, 50).map(lambda time_s: round(time_s, 3))
     kinds = st.sampled_from([None, None, None, "ModelError", "interrupted"])
     records = [
         replace(

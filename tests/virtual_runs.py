@@ -99,6 +99,16 @@ def _record(index, user, sent_s, stamps_s, is_warmup, speed):
     )
 
 
+def bundled(records, size):
+    """The same replies with so many tokens after the first at a time, when the last is there."""
+
+    def held_back(stamps_s):
+        last = len(stamps_s) - 1
+        return tuple(stamps_s[min(last, -(-n // size) * size)] for n in range(last + 1))
+
+    return [replace(one, chunk_s=held_back(one.chunk_s)) for one in records]
+
+
 def of_guide(folder, records, *, endpoint=GUIDE, audit=(), **config):
     """A run of the guide's endpoint, with these checks in its audit instead of its own."""
     made = run(folder, records=records, **config)

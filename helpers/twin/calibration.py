@@ -27,9 +27,15 @@ PREFILL_SPREAD = 0.03
 # Seconds a request that a throughput holds beside its latency: the client's pause before the next
 # one. 0.19 to 0.52 s in the first rows of the nine optimum tables, which have both.
 CLIENT_PAUSE_S = 0.5
-# Of a run's figure: at least, since the model is no better than that; and where there is no
-# interval, since a few requests say little.
-_LEAST_TOLERANCE, _UNKNOWN_TOLERANCE = 0.01, 0.05
+# Of a run's figure: at least, since published prefills repeat no better than within 3 % and the
+# model meets published throughputs within 1 to 4 % (tests/test_twin_tables.py); and where there is
+# no interval, since a few requests say little.
+_LEAST_TOLERANCE, _UNKNOWN_TOLERANCE = PREFILL_SPREAD, 0.05
+# Beyond its own uncertainty a figure may be so much off before the times are those of nothing: what
+# a verdict calls "as predicted", twice the model's worst throughput of the published tables.
+MISFIT = 0.10
+# One user's median TTFT over its shortest: from here on it waited for a prefill of somebody else.
+QUEUED = 2
 
 _USERS = ("concurrent requests", "users")
 _SLOTS = ("batch size", "Batch Size")
@@ -38,6 +44,11 @@ _RATE = ("throughput (t/s)", "output tokens/s")
 _LATENCY_MS = ("average latency (ms)",)
 _STEP_MS = ("TPOT p50 (ms)",)
 _LENGTH = ("output tokens",)
+_WORDS = {  # of a run's figures: what it is, and its unit
+    "ttft_s": ("TTFT p50", 1, "s"),
+    "tpot_s": ("TPOT p50", 1000, "ms"),
+    "output_tokens_per_s": ("output", 1, "tokens/s"),
+}
 
 Interval = tuple[float, float]
 
@@ -55,8 +66,10 @@ class Calibration:
             may have added itself (its event loop's lag, the network's round trip; in a rehearsal
             each millisecond of them is `clock_speed` as long); of a published row 3 % to both
             sides (`PREFILL_SPREAD`); of several users the region in which the model meets every
-            figure within that figure's own uncertainty.
-        decode_step_ci95_s: The same of the decode step; of a published row what its latency and
+            figure within that figure's own uncertainty, which is 3 % or more. Where it ends with
+            what was searched, `source` says so.
+        decode_step_ci95_s: The same of the decode step, which what the client added to the first or
+            to the last token makes longer on both sides; of a published row what its latency and
             its throughput give.
         output_tokens: Output tokens of a request, mean.
         source: What this comes from, in one sentence; says `rehearsal`, `measured` or `published`.
@@ -105,14 +118,15 @@ def calibrate(
     """Get an endpoint's two times from what was measured of it.
 
     A run that failed its audit is used, and the source says so: often the times are what shows
-    why.
+    why. In a rehearsal so is one whose replies paused for no prefill of its own, since there it is
+    the machine that stumbles; elsewhere somebody else was on the endpoint, and it is refused.
 
     Args:
         runs: A `results.Run` or several of one endpoint; or one row of a published table with one
             user, a mapping or pandas Series with the optimum files' columns or those of
             `results.published()`; or such a table, of which that row is taken.
         batch_size: Static batch size, where the source does not say it. Needed for runs with
-            several users.
+            several users. Another than the source's own is refused.
         output_tokens: Output tokens of a request in a published row that does not say; 250 by
             default.
 
@@ -141,6 +155,16 @@ def calibrate(
 
 def _batch_size(size: Any) -> int | None:
     return None if size is None else checks.whole("A batch size", size)
+
+
+def _agreed(asked: int | None, known: int | None, name: str) -> int | None:
+    """The batch size by whom says it; two that differ are refused."""
+    if None not in (asked, known) and asked != known:
+        raise WorkshopError(
+            f"{name} is of batch {known}, not {asked}, and another batch has other times: leave "
+            "the batch size out, or take a source of that batch."
+        )
+    return asked or known
 
 
 def _listed(runs: Any) -> list:
@@ -180,14 +204,20 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
     prefill_s = _needed(row, _TTFT_S)
     known = _value(row, _LENGTH)
     tokens = output_tokens or known or OUTPUT_TOKENS
+    if tokens < 2:
+        raise WorkshopError(
+            f"A row with {tokens:g} output tokens has no decode step: give one with 2 or more."
+        )
     steps_s, how = _steps_s(row, prefill_s, tokens)
+    if max(steps_s) == math.inf:
+        raise WorkshopError("The row's figures are too large for any endpoint: give others.")
     if steps_s[0] <= 0:
         raise WorkshopError(
             f"With {tokens:g} output tokens nothing is left for decode steps beside "
             f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
         )
-    slots = _batch_size(batch_size or _value(row, _SLOTS))
     name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
+    slots = _agreed(batch_size, _batch_size(_value(row, _SLOTS)), name)
     assumed = "" if known or output_tokens else " assumed"
     return Calibration(
         slots=slots,
@@ -261,7 +291,8 @@ def _is_empty(value: Any) -> bool:
 def _of_runs(runs: list, batch_size: int | None) -> Calibration:
     for run in runs:
         _check(run)
-    slots = batch_size or _slots(runs)
+    slots = _agreed(batch_size, _slots(runs), runs[0].path.name)
+    disturbed = "".join(_disturbed(run, slots) for run in runs)
     if len(runs) == 1 and runs[0].config["load"]["concurrency"] == 1:
         times, intervals, how = _alone(runs[0])
     else:
@@ -271,12 +302,15 @@ def _of_runs(runs: list, batch_size: int | None) -> Calibration:
         *times,
         *intervals,
         output_tokens=_mean_tokens(runs),
-        source=f"{_origin(runs)}{how}",
+        source=f"{_origin(runs)}{how}{disturbed}",
     )
 
 
 def _check(run: Any) -> None:
     """Refuse what says nothing of the two times."""
+    from helpers import observed
+
+    observed.check(run)
     name, load, window = run.path.name, run.config["load"], run.summary["window"]
     if load["kind"] == "arrivals":
         raise WorkshopError(
@@ -290,18 +324,57 @@ def _check(run: Any) -> None:
         )
 
 
+def _disturbed(run: Any, slots: int | None) -> str:
+    """What shows that a run was not alone there: refused, or in a rehearsal a word."""
+    said = _strangers(run, slots)
+    if not said or run.target == "rehearsal":
+        return said and f", {said} ({run.path.name})"
+    raise WorkshopError(
+        f"In {run.path.name} {said}: someone else used the endpoint, requests failed or the stream "
+        "stood still, so calibrate by a run that had the endpoint to itself."
+    )
+
+
+def _strangers(run: Any, slots: int | None) -> str:
+    """Pauses for nobody's prefill, or one user who waits; empty when there is neither."""
+    from helpers import observed
+
+    window = run.summary["window"]
+    records = [observed.aws_time(one, run.config["clock_speed"]) for one in run.records]
+    first_s = min(one.first_s - one.sent_s for one in records if one.chunk_s)
+    thought = Timing(slots or 1, first_s, window["tpot_s"]["p50"])
+    share = observed.times(records, thought).paused
+    if share > observed.PAUSED:
+        return f"{100 * share:.0f} % of the replies' time are pauses for no prefill of its own"
+    # A static batch pads its prompts, so that a prefill takes as long for each of them.
+    is_alone = slots and run.config["load"]["concurrency"] == 1
+    if is_alone and window["ttft_s"]["p50"] > QUEUED * first_s:
+        return (
+            f"the median TTFT of one user is {window['ttft_s']['p50']:.3g} s where a first token "
+            f"came in {first_s:.3g} s"
+        )
+    return ""
+
+
 def _alone(run: Any) -> tuple[Interval, tuple, str]:
     """Of one user: what the run's summary has, in AWS seconds and without the warm-up."""
-    window = run.summary["window"]
+    window, own_s = run.summary["window"], _own_s(run)
     prefill, step = (window[name]["ci95"].get("p50") for name in ("ttft_s", "tpot_s"))
-    bounds = prefill and (max(0.0, prefill[0] - _own_s(run)), prefill[1]), step and tuple(step)
-    return (window["ttft_s"]["p50"], window["tpot_s"]["p50"]), bounds, ""
+    step_s = _own_step_s(run)
+    prefill = prefill and (max(0.0, prefill[0] - own_s), prefill[1])
+    step = step and (max(0.0, step[0] - step_s), step[1] + step_s)
+    return (window["ttft_s"]["p50"], window["tpot_s"]["p50"]), (prefill, step), ""
 
 
 def _own_s(run: Any) -> float:
     """How much of a time to first token may be the client's own, AWS seconds."""
     lates_s = [one["loop_lag_p99_s"] + one["round_trip_s"] for one in run.summary["clients"]]
     return run.config["clock_speed"] * max(lates_s, default=0.0)
+
+
+def _own_step_s(run: Any) -> float:
+    """The same of a time a token, which a late first token makes shorter and a late last longer."""
+    return _own_s(run) / max(1.0, _mean_tokens([run]) - 1)
 
 
 def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
@@ -328,21 +401,56 @@ def _searched(runs: list, slots: int | None) -> tuple[Interval, tuple, str]:
             for name, value in load.predicted(prefill_s, decode_step_s).items()
         }
 
-    # Nothing is faster than its own prefill, and no answer than a step a token.
+    # Nothing is faster than its own prefill, and no answer than a step a token, unless its first
+    # token was late.
     first_s, token_s = map(min, zip(*(load.fastest for load in loads), strict=True))
     ranges = {
-        "prefill_s": (first_s / 1000, 1.01 * first_s),
-        "decode_step_s": (token_s / 50, 1.01 * token_s),
+        "prefill_s": (first_s / 1000, (1 + _LEAST_TOLERANCE) * first_s),
+        "decode_step_s": (
+            token_s / 50,
+            (1 + _LEAST_TOLERANCE) * token_s + max(map(_own_step_s, runs)),
+        ),
     }
     found = search(figures, wanted, within=within, **ranges)
     how = f", the model has their figures within {100 * found.worst:.1f} %"
     if found.prefill_region_s is None:
+        if found.worst > MISFIT:
+            nearest = figures(found.prefill_s, found.decode_step_s)
+            raise _misfit(runs, slots, wanted, nearest)
         # The figures' own uncertainty does not reach as far as the model is off: count that too.
         reached = {name: max(size, 1.05 * found.worst) for name, size in within.items()}
         found = search(figures, wanted, within=reached, **ranges)
         how += ", which is more than their own uncertainty"
     regions = found.prefill_region_s, found.decode_step_region_s
+    how += _cut(regions, list(ranges.values()))
     return (found.prefill_s, found.decode_step_s), regions, how
+
+
+def _misfit(runs: list, slots: int, wanted: Mapping, nearest: Mapping) -> WorkshopError:
+    """Why no two times are those of these runs: the figure that is farthest off."""
+    off = {key: abs(nearest[key] / value - 1) for key, value in wanted.items()}
+    number, name = max(off, key=off.get)
+    words, scale, unit = _WORDS[name]
+    value, model = scale * wanted[number, name], scale * nearest[number, name]
+    return WorkshopError(
+        f"No prefill and decode step give the figures of {_names(runs)}: {words} of "
+        f"{runs[number].path.name} is {value:.3g} {unit} and {model:.3g} in the model that comes "
+        f"nearest, {100 * off[number, name]:.0f} % off where {100 * MISFIT:.0f} % is the most: "
+        f"calibrate by runs of one endpoint that really has {slots} slots, and the load of its "
+        "run.json and no other, best by one user's."
+    )
+
+
+def _cut(regions: tuple[Interval, Interval], ranges: list[Interval]) -> str:
+    """Which intervals end with what was searched and not with the region, in words."""
+    said = ""
+    fastest = (("prefill", "first token"), ("decode step", "reply"))
+    for (word, bound), region, searched in zip(fastest, regions, ranges, strict=True):
+        if region[0] <= searched[0]:
+            said += f", how short the {word} may be they do not tell"
+        if region[1] >= searched[1]:
+            said += f", the {word}'s interval ends with the fastest {bound}"
+    return said
 
 
 def _tolerance(run: Any, name: str) -> float:
@@ -354,6 +462,7 @@ def _tolerance(run: Any, name: str) -> float:
         value, bounds = window[name]["p50"], window[name]["ci95"].get("p50")
     own = {
         "ttft_s": _own_s(run) / window["ttft_s"]["p50"],
+        "tpot_s": _own_step_s(run) / window["tpot_s"]["p50"],
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
     chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
@@ -392,12 +501,17 @@ def _origin(runs: list) -> str:
             "Some of these runs are rehearsals and some were measured: calibrate by one kind."
         )
     word = "rehearsal" if "rehearsal" in targets else "measured"
-    names = runs[0].path.name if len(runs) == 1 else f"{len(runs)} runs, {runs[0].path.name} first"
+    names = _names(runs)
     failed = [run.path.name for run in runs if not run.is_valid]
     audit = f", audit FAILED ({', '.join(failed)})" if failed else ""
     users = ", ".join(f"{run.config['load']['concurrency']}" for run in runs)
     count = sum(run.summary["window"]["requests"] for run in runs)
     return f"{word}: {names}, users {users}, {count} requests{audit}"
+
+
+def _names(runs: list) -> str:
+    first = runs[0].path.name
+    return first if len(runs) == 1 else f"{len(runs)} runs, {first} first"
 
 
 def _between(interval: Interval | None, scale: float) -> str:

@@ -66,6 +66,11 @@ class Replay:
             )
         sent_s, first_s, last_s = stamps_s[self._is_good].T
         steps_s = (last_s - first_s) / (self._tokens[self._is_good] - 1)
+        if not (steps_s > 0).any():
+            raise WorkshopError(
+                f"No reply of {name} came token by token, so that it tells no decode step: "
+                "calibrate by a run that streams."
+            )
         self.fastest = (
             float(min(first_s - sent_s)),
             float(np.percentile(steps_s[steps_s > 0], 5)),

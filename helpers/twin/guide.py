@@ -6,6 +6,7 @@ those two say what the endpoint did in output tokens. All of it is the model's, 
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,7 +162,8 @@ def sentence() -> str:
     return (
         f"The model says: a prefill of {found.prefill_s:.2f} s and a decode step of "
         f"{1000 * found.decode_step_s:.0f} ms give the guide's three figures within "
-        f"{100 * found.worst:.0f} % (within {100 * WITHIN:.0f} %: {least_s:.2f} to {most_s:.2f} s "
+        f"{math.ceil(100 * found.worst)} % "
+        f"(within {100 * WITHIN:.0f} %: {least_s:.2f} to {most_s:.2f} s "
         f"and {least_ms:.0f} to {most_ms:.0f} ms); in output tokens that is {row[_TRUE]:.0f} "
         f"tokens/s ({row['least']:.0f} to {row['most']:.0f}), and {row['TGI 0.0.28']:.0f} with the "
         "times of TGI 0.0.28."
