@@ -260,7 +260,10 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
         ),
         (lambda: capacity.replicas(**PEOPLE, limits=3), "is a capacity.Limits"),
         (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, answers=3), "is a capacity.Answers"),
-        (lambda: capacity.replicas(3, **PEOPLE, limits=LIMITS), "not a int"),
+        (
+            lambda: capacity.replicas(3, **PEOPLE, limits=LIMITS),
+            "a recipe or a recipe.s name, not 3",
+        ),
         (lambda: capacity.expect(users=[10**20]), "concurrency is at most 10,000"),
         (
             lambda: capacity.replicas(people=1e10, every_s=1e-6, limits=LIMITS, answers=ONE_TOKEN),

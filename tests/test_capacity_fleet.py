@@ -196,7 +196,7 @@ def test_an_hour_in_which_nobody_comes_has_no_wait():
         ({"limits": 3}, "is a capacity.Limits"),
         ({"answers": 3}, "is a capacity.Answers"),
         ({"policy": 3}, "is a capacity.Policy"),
-        ({"endpoint": 3}, "not a int"),
+        ({"endpoint": 3}, "a recipe or a recipe.s name, not 3"),
         ({"seed": -1}, "A seed is a whole number of 0 or more"),
         ({"limits": capacity.Limits(3, tpot_p95_s=0.1)}, "judged by the time to first token alone"),
         ({"limits": capacity.Limits(1)}, "least possible"),

@@ -89,8 +89,7 @@ class Machine:
         recipe = recipes.get(endpoint) if isinstance(endpoint, str) else endpoint
         if not isinstance(recipe, Recipe):
             raise WorkshopError(
-                f"An endpoint is a capacity.Machine, a recipe or a recipe's name, not a "
-                f"{type(endpoint).__name__}."
+                f"An endpoint is a capacity.Machine, a recipe or a recipe's name, not {endpoint!r}."
             )
         return cls.named(
             recipe.model_id,
