@@ -35,6 +35,7 @@ def timing(endpoint: Mapping) -> Timing:
         served.model_id or "",
         instance_type=endpoint.get("instance_type") or "",
         batch_size=served.batch_size,
+        sequence_length=served.sequence_length,
     )
 
 

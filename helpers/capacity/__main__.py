@@ -23,7 +23,7 @@ _COMPILED = (
     "with `assumed` nobody has looked it up. Derived: scaled from published times, a guess."
 )
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
-_CHANCE = f"Chance moves the number of replicas by about {100 * CHANCE:.0f} % (--seed)."
+_CHANCE = "Chance moves the number of replicas by about {:.0f} % (--seed)."
 _ARRIVALS = (
     "Assumed: people ask independently of each other and as often however long they wait; "
     "SageMaker sends each request to a replica at random, its default."
@@ -89,7 +89,8 @@ def _replicas(chosen: argparse.Namespace) -> None:
         _print(one.table())
     if chosen.against is not None:
         print(_elsewhere(chosen, found.values()))
-    print(_CHANCE, _ARRIVALS, _PRICES, sep="\n")
+    chance = max(one.chance for one in found.values())
+    print(_CHANCE.format(100 * chance), _ARRIVALS, _PRICES, sep="\n")
 
 
 def _by_limit(found: dict[float, Sizing]) -> pd.DataFrame:
@@ -147,7 +148,7 @@ def _machines(chosen: argparse.Namespace) -> None:
         )
     elif len(fitting):
         print("None of these is known to be compiled.")
-    print(_COMPILED, _OF_THE_FLOOR, _CHANCE, _ARRIVALS, _PRICES, sep="\n")
+    print(_COMPILED, _OF_THE_FLOOR, _CHANCE.format(100 * CHANCE), _ARRIVALS, _PRICES, sep="\n")
 
 
 def _in_short(table: pd.DataFrame) -> pd.DataFrame:
@@ -173,6 +174,9 @@ def _day(chosen: argparse.Namespace) -> None:
         f"{models.startup_s(machine.model_id) / 60:.0f} min."
     )
     _print(found.totals())
+    if not found.kept:
+        whose = "This policy does" if chosen.target else "None of the policies that were tried does"
+        print(f"{whose} not keep the limit over the day: replicas start too late for it.")
     _print(found.hours)
     print(_shape_said(chosen), _ARRIVALS, _PRICES, sep="\n")
 

@@ -62,7 +62,7 @@ def expect(
             "users": found["concurrency"],
             "predicted tokens/s": rate.round(1),
             "predicted TTFT p50 (s)": found["ttft_p50_s"].round(2),
-            "predicted ms a token": found["latency_per_token_ms"].round(1),
+            "predicted latency / tokens (ms)": found["latency_per_token_ms"].round(1),
             "predicted $ per 1M output tokens": [
                 round(costs.per_million_tokens(one, price_per_hour=price), 2) for one in rate
             ],

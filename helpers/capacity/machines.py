@@ -13,7 +13,7 @@ import pandas as pd
 
 from helpers import checks, contracts, costs, recipes, twin
 from helpers.capacity import sizing, sweeps
-from helpers.capacity.asked import Answers, Limits, Machine, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, check_limits, rate_per_s
 from helpers.errors import WorkshopError
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -57,7 +57,9 @@ def machines(
     Raises:
         WorkshopError: When a number, the model or an instance makes no sense.
     """
-    model_id, answers = model_id or recipes.get().model_id, answers or Answers()
+    check_limits(limits)
+    model_id = recipes.get().model_id if model_id is None else model_id
+    answers = answers or Answers()
     names = [costs.instance(name).name for name in instances]
     sizes = [checks.whole("A batch size", size) for size in batch_sizes]
     sequence_length = checks.whole("A sequence length", sequence_length)
@@ -91,7 +93,9 @@ def _row(
     seed: int,
 ) -> dict:
     name, batch_size = pair
-    timing = twin.timing(model_id, instance_type=name, batch_size=batch_size)
+    timing = twin.timing(
+        model_id, instance_type=name, batch_size=batch_size, sequence_length=sequence_length
+    )
     machine = Machine(name, timing, model_id, sequence_length)
     row = {
         "instance": name.removeprefix("ml."),

@@ -49,6 +49,7 @@ class Container:
             shape.model_id or "",
             instance_type=deployment.instance_type,
             batch_size=shape.batch_size,
+            sequence_length=shape.sequence_length,
         )
         if loaded:
             served = deployment.env.get("SM_ON_SERVED_MODEL_NAME")
