@@ -107,6 +107,8 @@ class Sizing:
         if self.between is None:
             return "unknown"
         fewest, most = self.between
+        if most == fewest:
+            return f"{fewest:,}"
         return f"{fewest:,} to {'none keeps the limits' if most is None else f'{most:,}'}"
 
 
