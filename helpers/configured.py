@@ -5,6 +5,7 @@ serves, and from that what the twin and the machine's specification say of it.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from helpers import contracts, floor, twin
 from helpers.floor import Floor
@@ -30,13 +31,8 @@ def timing(endpoint: Mapping) -> Timing:
     Raises:
         WorkshopError: When the container, the model's size or the instance is not known.
     """
-    served = shape(endpoint)
-    return twin.timing(
-        served.model_id or "",
-        instance_type=endpoint.get("instance_type") or "",
-        batch_size=served.batch_size,
-        sequence_length=served.sequence_length,
-    )
+    model_id, machine = _machine(endpoint)
+    return twin.timing(model_id, **machine)
 
 
 def limits(endpoint: Mapping, *, prompt_tokens: int | None = None) -> Floor:
@@ -44,16 +40,22 @@ def limits(endpoint: Mapping, *, prompt_tokens: int | None = None) -> Floor:
 
     Args:
         endpoint: `endpoint` of `run.json`.
-        prompt_tokens: Length of a prompt, where it is known.
+        prompt_tokens: Length of a prompt, where it is known; a slot's length at most.
 
     Raises:
         WorkshopError: When the container, the model's size or the instance is not known.
     """
+    model_id, machine = _machine(endpoint)
+    if prompt_tokens is not None:
+        prompt_tokens = min(prompt_tokens, machine["sequence_length"])
+    return floor.of(model_id, **machine, prompt_tokens=prompt_tokens)
+
+
+def _machine(endpoint: Mapping) -> tuple[str, dict[str, Any]]:
+    """The model, and what the twin and the floor ask of its machine."""
     served = shape(endpoint)
-    return floor.of(
-        served.model_id or "",
-        instance_type=endpoint.get("instance_type") or "",
-        batch_size=served.batch_size,
-        sequence_length=served.sequence_length,
-        prompt_tokens=prompt_tokens,
-    )
+    return served.model_id or "", {
+        "instance_type": endpoint.get("instance_type") or "",
+        "batch_size": served.batch_size,
+        "sequence_length": served.sequence_length,
+    }

@@ -361,9 +361,8 @@ def _as_served(record: RequestRecord, served: Served, tokens_s: np.ndarray) -> R
 
 def _floor(endpoint: Mapping, records: Sequence[RequestRecord], timing: Timing) -> Floor | None:
     prompts = [one.prompt_tokens for one in records if one.error is None and one.prompt_tokens > 0]
+    prompt = round(float(np.mean(prompts))) if prompts else None
     try:
-        length = configured.shape(endpoint).sequence_length
-        prompt = min(length, round(float(np.mean(prompts)))) if prompts else None
         found = configured.limits(endpoint, prompt_tokens=prompt)
     except WorkshopError:
         return None

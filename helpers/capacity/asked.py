@@ -113,7 +113,7 @@ class Machine:
             endpoint.get("instance_type") or "",
             timing,
             served.model_id or "",
-            served.sequence_length or cls.sequence_length,
+            served.sequence_length,
             _within_intervals(found, timing),
         )
 

@@ -51,7 +51,7 @@ def timing(
     *,
     instance_type: str,
     batch_size: int,
-    sequence_length: int | None = None,
+    sequence_length: int = _SEQUENCE_LENGTH,
 ) -> Timing:
     """The times of a model on an instance, published where measured, else scaled.
 
@@ -67,7 +67,7 @@ def timing(
         model_id: Hugging Face model whose name says its size, e.g. `…-70B-Instruct`.
         instance_type: A key of `helpers.costs.INSTANCES`, with or without `ml.`.
         batch_size: Static batch size.
-        sequence_length: Tokens a slot holds; 4096 when it is not known.
+        sequence_length: Tokens a slot holds.
 
     Raises:
         WorkshopError: When the model's name has no size, the instance is not in the table, or a
@@ -81,8 +81,7 @@ def timing(
         )
     machine = costs.instance(instance_type)
     batch_size = checks.whole("A batch size", batch_size, most=checks.MOST_SLOTS)
-    length = _SEQUENCE_LENGTH if sequence_length is None else sequence_length
-    length = checks.whole("A sequence length", length, most=checks.MOST_TOKENS)
+    length = checks.whole("A sequence length", sequence_length, most=checks.MOST_TOKENS)
     padded = 1 if batch_size == 1 else length / _SEQUENCE_LENGTH  # of the published prefill
     base = machine.name if machine.name in _PUBLISHED_ON else _INF2
     published = _PUBLISHED_ON[base]
