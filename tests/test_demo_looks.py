@@ -164,6 +164,13 @@ def test_axe_finds_nothing_serious(visit, scripted, scheme, size):
     assert findings == {state.__name__: [] for state in STATES}
 
 
+def test_each_message_has_a_role_that_may_have_a_label(visit, scripted):
+    page = visit()
+    answered(page, scripted, LONG)  # axe forgives it only while there is text in it
+    assert log(page).locator("div[aria-label]").count() > 1
+    expect(log(page).locator("div[aria-label]:not([role])")).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_while_one_is_answered_and_one_waits(visit, scripted, scheme):
     one_slot = some_endpoint(image=IMAGE, env=ENV | {"MAX_BATCH_SIZE": "1"})

@@ -65,10 +65,12 @@ body:not(.dark) .message .md .token:is(.string, .char, .builtin, .inserted, .sel
 
 # Gradio follows an answer only for a reader who is at the end, and has nothing to go there.
 TO_THE_END = "() => document.querySelector('[role=log]').scrollTo(0, 1e9)"
-# What Gradio leaves out and has no option for: the name of the box in which a message is edited,
-# and a way for the keyboard to what may be wider than the page.
+# What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
+# role of what it gives a label, and a way for the keyboard to what may be wider than the page.
 FOR_ALL = """() => new MutationObserver(() => {
     for (const box of document.querySelectorAll(".edit-textarea")) box.ariaLabel = "Edited message";
+    for (const said of document.querySelectorAll(".message > [data-testid]:not([role])"))
+        said.role = "group";
     for (const wide of document.querySelectorAll(".message :is(pre, table, .katex-display)"))
         wide.tabIndex = 0;
 }).observe(document.body, {childList: true, subtree: true})"""
