@@ -530,7 +530,7 @@ def _met_otherwise(pair: _Pair) -> tuple[str, str] | None:
             f"{use.waited:.1f} prefills take, {model.waited:.1f} in the model"
         )
     missing, queue = model.in_flight - use.in_flight, model.in_flight - slots
-    if 0 < AS_PREDICTED * queue < missing:
+    if queue > 0 and missing > AS_PREDICTED * max(1, queue):
         return "client-bound", f"{_missing(use, model)}, so that fewer wait"
     if is_faster:
         return None

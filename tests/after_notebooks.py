@@ -16,7 +16,7 @@ SCHEDULER = "arn:aws:sts::123456789012:assumed-role/inf2-workshop-scheduler/"
 def rights():
     """What was asked of the notebooks' rehearsal: how often allowed and refused, by principal."""
     server = launch.status(settings.load())
-    with urllib.request.urlopen(f"{server.url}/_rehearsal/rights", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/_rehearsal/rights", timeout=30) as answer:
         return json.load(answer)
 
 

@@ -52,7 +52,7 @@ def is_free(port):
 
 
 def page_of(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=30) as response:
         return response.read().decode()
 
 

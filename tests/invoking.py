@@ -123,7 +123,7 @@ class Local:
         )
 
     def openai(self, name, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(
                 "POST",

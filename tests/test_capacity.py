@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers import capacity, costs, recipes, twin
 from helpers.capacity import response
 from helpers.capacity.asked import rate_per_s
-from helpers.capacity.sizing import bearable_rate_per_s
+from helpers.capacity.sizing import sustained_rate_per_s
 from helpers.errors import WorkshopError
 
 # Millions of simulated requests take three times as long under a tracer.
@@ -67,8 +67,8 @@ def test_a_busier_replica_lets_people_wait_longer_and_uses_more_of_its_slots():
 
 def test_other_arrivals_bear_the_same_rate_within_10_percent(found):
     # Six seeds: 0.088 to 0.096 requests/s, a standard deviation of 3 %. Seed 2 is the lowest.
-    other, _ = bearable_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=2)
-    assert other == pytest.approx(found.bears_per_s, rel=0.1)
+    other, _ = sustained_rate_per_s(GUIDE.timing, LIMITS, capacity.Answers(), seed=2)
+    assert other == pytest.approx(found.sustained_per_s, rel=0.1)
 
 
 # --- how many replicas
@@ -78,7 +78,7 @@ def test_two_thousand_people_get_what_they_are_promised(found):
     assert found.rate_per_s == pytest.approx(2000 / 90)
     assert found.each.keeps(LIMITS)
     assert found.each.ttft_p95_s <= 3
-    assert found.replicas * found.bears_per_s >= found.rate_per_s
+    assert found.replicas * found.sustained_per_s >= found.rate_per_s
 
 
 def test_with_a_tenth_fewer_replicas_they_do_not(found):
@@ -86,7 +86,7 @@ def test_with_a_tenth_fewer_replicas_they_do_not(found):
 
 
 def test_replicas_are_independent_so_twice_the_people_take_twice_as_many(found):
-    twice = math.ceil(2 * found.rate_per_s / found.bears_per_s)
+    twice = math.ceil(2 * found.rate_per_s / found.sustained_per_s)
     assert twice in (2 * found.replicas - 1, 2 * found.replicas)
 
 
@@ -135,8 +135,8 @@ def test_every_limit_has_to_hold(limits, keeps):
 
 
 def test_a_limit_that_no_queue_breaks_is_borne_up_to_the_highest_rate():
-    bears, highest = bearable_rate_per_s(ONE_BY_ONE, capacity.Limits(100_000), ONE_TOKEN)
-    assert bears == pytest.approx(0.98 * highest)
+    sustained, highest = sustained_rate_per_s(ONE_BY_ONE, capacity.Limits(100_000), ONE_TOKEN)
+    assert sustained == pytest.approx(0.98 * highest)
 
 
 @pytest.mark.parametrize(
@@ -157,16 +157,16 @@ def test_what_no_number_of_replicas_brings_is_refused_with_the_least_possible(li
 
 def test_a_limit_of_exactly_one_prefill_is_one_that_can_be_kept():
     exactly, hardly_more = (
-        bearable_rate_per_s(GUIDE.timing, capacity.Limits(limit_s), ONE_TOKEN)
+        sustained_rate_per_s(GUIDE.timing, capacity.Limits(limit_s), ONE_TOKEN)
         for limit_s in (1.2, 1.2000001)
     )
     assert exactly == hardly_more
 
 
-def test_one_replica_bears_what_it_bears_however_few_ask(found):
+def test_one_replica_sustains_what_it_sustains_however_few_ask(found):
     alone = capacity.replicas(people=1, every_s=90, limits=LIMITS)
     assert alone.replicas == 1
-    assert alone.bears_per_s == found.bears_per_s > 1 / 90
+    assert alone.sustained_per_s == found.sustained_per_s > 1 / 90
 
 
 def test_people_who_hardly_ever_ask_take_one_replica():
@@ -187,7 +187,7 @@ def test_what_is_not_known_of_published_times_is_more_than_a_few_replicas(found)
     fewest, most = found.between
     assert fewest < found.replicas < most
     assert (fewest, most) == pytest.approx((231, 258), abs=6)  # of 1.16 s, 39.1 ms; 1.24 s, 39.8 ms
-    said = found.table()["predicted"]["replicas, by what is known of the two times"]
+    said = found.table()["predicted"]["replicas, if the two times are a little off"]
     assert said == f"{fewest} to {most}"
 
 
@@ -195,7 +195,7 @@ def test_the_slowest_times_may_keep_no_limit():
     tight = capacity.replicas(**PEOPLE, limits=capacity.Limits(1.22), answers=ONE_TOKEN)
     fewest, most = tight.between
     assert fewest < tight.replicas and most is None
-    said = tight.table()["predicted"]["replicas, by what is known of the two times"]
+    said = tight.table()["predicted"]["replicas, if the two times are a little off"]
     assert said == f"{fewest} to none keeps the limits"
 
 
@@ -208,7 +208,7 @@ def test_nobody_knows_how_sure_derived_times_are_and_given_ones_are_taken_as_the
     )
     assert derived.between is None and given.between is None
     found = capacity.replicas(given, people=1, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
-    assert found.table()["predicted"]["replicas, by what is known of the two times"] == "unknown"
+    assert found.table()["predicted"]["replicas, if the two times are a little off"] == "unknown"
 
 
 def test_a_longer_slot_takes_a_longer_prefill_and_says_that_it_is_derived():

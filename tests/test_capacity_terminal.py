@@ -12,7 +12,7 @@ from helpers.capacity.__main__ import main
 from helpers.settings import ROOT
 
 PEOPLE = ("--people", "2000", "--every", "90")
-# Quick to size: answers of one token, and a replica that bears a hundred of them a second.
+# Quick to size: answers of one token, and a replica that sustains a hundred of them a second.
 ONE_TOKEN = ("--output-tokens", "1", "--output-tokens-stddev", "0")
 QUICK = ("--prefill", "0.004", "--decode-step", "0.001", "--batch", "2", *ONE_TOKEN)
 

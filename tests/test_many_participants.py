@@ -68,7 +68,7 @@ def test_each_deletes_their_own_things_and_nothing_is_left(took_part, server):
         assert {one["result"] for one in seen["deleted"]} == {"deleted"}
         assert all(f"inf2-workshop-{name}" in one["name"] for one in seen["deleted"])
         assert seen["left"] == []
-    with urllib.request.urlopen(f"{server.url}/_rehearsal/journal", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/_rehearsal/journal", timeout=30) as answer:
         did = Counter(entry["operation"] for entry in json.load(answer))
     assert did == {
         f"{verb}{kind}": 30

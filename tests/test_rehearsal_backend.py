@@ -103,7 +103,7 @@ class Model:
 
     def close(self):
         self._server.shutdown()
-        self._thread.join(5)
+        self._thread.join(30)
         self._server.server_close()
 
 
@@ -329,7 +329,7 @@ def test_who_leaves_is_left_by_the_backend(client, local, model):
     with pytest.raises(client.exceptions.ModelError, match="overloaded"):
         invoke(client, "busy", asked())
     events.close()
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 30
     while model.left is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert model.left

@@ -604,7 +604,7 @@ def _resources(pid):
 
 def _settled(pid, before):
     """What the server holds once it has noticed that everybody has left."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (now := _resources(pid)).files > before.files and time.monotonic() < deadline:
         time.sleep(0.05)
     return now

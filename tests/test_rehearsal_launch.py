@@ -296,9 +296,9 @@ def test_a_server_that_nobody_uses_stops_by_itself(here):
 
 
 def test_a_server_in_use_does_not_stop_for_idleness(here):
-    process = serve(here, "--port", "0", "--idle-minutes", "0.02")
+    process = serve(here, "--port", "0", "--idle-minutes", "0.05")
     url = read_exports(process)["AWS_ENDPOINT_URL"]
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 4
     while time.monotonic() < deadline:
         assert launch.probe(url) is not None
         time.sleep(0.2)

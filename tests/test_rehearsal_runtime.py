@@ -775,11 +775,11 @@ TIMED_OUT = (
 
 
 def test_a_whole_answer_that_takes_over_a_minute_is_a_424_of_nobody():
-    with Local(speed=600) as local:
+    with Local(speed=120) as local:
         client = local.client()
         started_s = time.monotonic()
         error = refusal(client, "slow", asked())
-        assert time.monotonic() - started_s == pytest.approx(60 / 600, abs=0.08)
+        assert 60 / 120 <= time.monotonic() - started_s < 360 / 120
         assert error["ResponseMetadata"]["HTTPStatusCode"] == 424
         assert error["OriginalStatusCode"] == 0
         assert error["OriginalMessage"] == TIMED_OUT
@@ -794,7 +794,7 @@ def test_a_stream_that_takes_over_eight_minutes_breaks_off_in_the_stream():
         client = local.client()
         started_s = time.monotonic()
         data, error = read(stream(client, "slow", asked(stream=True, max_tokens=600)))
-        assert time.monotonic() - started_s == pytest.approx(480 / 6000, abs=0.08)
+        assert 480 / 6000 <= time.monotonic() - started_s < 10
         assert error.response["Error"]["Code"] == "ModelStreamError"
         assert "within the timeout period allowed by Amazon SageMaker" in str(error)
         assert 150 < len(chunks_of(data)) < 300
@@ -999,7 +999,7 @@ def test_the_meter_is_told_what_the_container_said(deployed, more, status):
 
 
 def test_a_client_that_hangs_up_frees_its_slots_over_http():
-    with Local(speed=20) as local:
+    with Local(speed=2) as local:
         client = local.client()
         body = json.dumps(asked(stream=True, max_tokens=500))
         hung = [
@@ -1013,8 +1013,8 @@ def test_a_client_that_hangs_up_frees_its_slots_over_http():
             answer["Body"].close()
         started_s = time.monotonic()
         assert whole(client, "llama", asked(max_tokens=1))["usage"]["completion_tokens"] == 1
-        # 500 tokens would have been 20 s at this endpoint, 1 s here.
-        assert time.monotonic() - started_s < 0.8
+        # 500 tokens would have been 20 s at this endpoint, 10 s here.
+        assert time.monotonic() - started_s < 8
         client.close()
 
 

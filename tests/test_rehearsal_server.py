@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -31,12 +32,14 @@ class Running:
     def __init__(self, limits):
         self.limits = limits
         self.seen = []
+        self.complaints = []  # of the event loop
         self.gone = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
 
     async def _main(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
         self.server = Server(self._handle, limits=self.limits)
         self.port = await self.server.start()
         self._ready.set()
@@ -101,16 +104,21 @@ class Running:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(30)
         return self
 
     def __exit__(self, *_):
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
+        assert self.complaints == []
+
+    def is_busy_for(self, seconds):
+        """Nothing is accepted or answered meanwhile."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
 
     def connect(self):
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
@@ -124,7 +132,7 @@ class Running:
             return read_all(connection)
 
     def get(self, path):
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             client.request("GET", path)
             answer = client.getresponse()
@@ -354,7 +362,7 @@ def test_a_slow_sender_is_cut_off_in_time(running):
                     break
         answer = read_all(connection)
     assert status(answer) == 408 or answer == b""
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert running.seen == []
 
 
@@ -362,7 +370,7 @@ def test_a_connection_that_asks_nothing_is_closed(running):
     with running.connect() as connection:
         start = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.5 < time.monotonic() - start < 3
+        assert 0.5 < time.monotonic() - start < 10
 
 
 def test_a_client_that_half_closes_still_gets_a_whole_answer(running):
@@ -376,21 +384,21 @@ def test_a_client_that_leaves_a_stream_is_noticed(running):
     with running.connect() as connection:
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.recv(1000)
-    assert running.gone.wait(2)
+    assert running.gone.wait(30)
     assert running.still_serves()
 
 
 def test_a_client_that_does_not_read_is_cut_off(running):
     with running.connect() as connection:
         connection.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert running.gone.wait(5)
+        assert running.gone.wait(30)
     assert running.still_serves()
 
 
 def test_a_client_that_asks_on_without_reading_is_cut_off(running):
     with running.connect() as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while running.server.connections or not running.seen:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -468,6 +476,17 @@ def test_a_stop_breaks_off_what_is_under_way():
         assert read_all(connection) == b""
 
 
+def test_who_is_one_too_many_and_gone_before_that_is_said_leaves_nothing():
+    with Running(replace(QUICK, connections=0)) as nobody:
+        nobody.is_busy_for(0.2)
+        nobody.connect().close()  # before it has been accepted
+        assert status(nobody.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")) == 503
+        deadline = time.monotonic() + 30
+        while nobody.server.connections and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not nobody.server.connections
+
+
 def test_2000_mutilated_requests_leave_it_serving(running):
     whole = (
         b"POST /x?y=z HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\nX-Amz-Target: SageMaker.X\r\n"
@@ -483,7 +502,7 @@ def test_2000_mutilated_requests_leave_it_serving(running):
             connection.sendall(data)
             if rng.random() < 0.5:
                 connection.shutdown(socket.SHUT_WR)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while running.server.connections and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not running.server.connections

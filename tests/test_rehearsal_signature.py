@@ -522,7 +522,7 @@ def test_junk_is_refused_and_nothing_else_happens(headers, text):
 
 def fetch(url, method, headers):
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
     try:
         connection.request(method, f"{parts.path}?{parts.query}", headers=headers)
         return connection.getresponse().read()

@@ -23,7 +23,7 @@ def test_a_missing_sdk_is_one_sentence():
 
 
 def test_logs_are_heard_again_when_the_last_of_several_threads_is_through():
-    inside, through = threading.Barrier(2, timeout=10), threading.Event()
+    inside, through = threading.Barrier(2, timeout=30), threading.Event()
 
     def first():
         with sdk.quiet():

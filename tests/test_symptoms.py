@@ -437,7 +437,7 @@ def test_long_hostile_logs_are_read_quickly(pattern, data):
     piece = re.sub(r"\\.|[^\w :/'-]", "", pattern)[:30] or "x"
     began = datetime.now(UTC)
     symptoms.recognize(piece * data.draw(st.integers(1, 20_000)))
-    assert datetime.now(UTC) - began < timedelta(seconds=2)
+    assert datetime.now(UTC) - began < timedelta(seconds=10)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_hub_in_trouble_is_said(counted, status):
     started = time.monotonic()
     with ScriptedHub(status) as there:
         assert f"the Hub answered {status}: try again later" in counted(there.url).message
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_a_hub_that_refuses_everything_blames_the_token(counted):
@@ -176,7 +176,7 @@ def test_a_hub_that_is_not_there_or_silent_holds_nothing_up(counted):
     assert "cannot be fetched from the Hub (Connect" in counted("http://127.0.0.1:9").message
     with ScriptedHub(after_s=1.0) as there:
         assert "Timeout" in counted(there.url, timeout_s=0.2).message
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(

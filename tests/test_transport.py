@@ -267,7 +267,7 @@ def test_a_reply_that_does_not_end_is_given_up_in_time(endpoint):
     started = time.monotonic()
     reading = reading_of(endpoint.url, timeout_s=0.2)
     assert reading.failure.kind == "timeout" and len(reading.chunk_s) == 1
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_bytes_nobody_asked_for_close_the_connection(endpoint):

@@ -77,39 +77,53 @@ def test_a_request_beyond_the_slots_waits_for_a_free_one():
 def test_active_slots_pause_while_another_request_is_prefilled():
     batch = batch_of(("a", 10))
     run(batch, 2)
-    batch.submit("b", 10)  # floor(1.2 * 1) = 1 waits: enough
+    batch.submit("b", 10)  # with 4 slots one that waits is always enough: floor(0.3 * 3) = 0
     prefill, decode = run(batch, 2)
     assert (prefill.kind, list(prefill.emits)) == ("prefill", ["b"])
     assert list(decode.emits) == ["a", "b"]
 
 
-def test_one_request_does_not_interrupt_two_before_20_decode_steps():
-    batch = batch_of(("a", 100), ("b", 100))
+EIGHT = twin.Timing(8, 1.0, 0.1)
+
+
+def test_one_request_does_not_interrupt_seven_before_20_tokens_of_theirs():
+    batch = batch_of(*((name, 100) for name in "abcdefg"), timing=EIGHT)
+    batch.next_step()  # the first of their tokens
+    batch.submit("h", 100)  # floor(0.3 * 7) = 2
+    assert [step.kind for step in run(batch, 20)] == ["decode"] * 19 + ["prefill"]
+
+
+def test_two_requests_interrupt_six_at_once():
+    batch = batch_of(*((name, 100) for name in "abcdef"), timing=EIGHT)
     batch.next_step()
-    batch.submit("c", 100)  # floor(1.2 * 2) = 2
-    assert [step.kind for step in run(batch, 21)] == ["decode"] * 20 + ["prefill"]
+    batch.submit("g", 100)
+    batch.submit("h", 100)
+    assert list(batch.next_step().emits) == ["g", "h"]
 
 
-def test_two_requests_interrupt_two_at_once():
-    batch = batch_of(("a", 100), ("b", 100))
-    batch.next_step()
-    batch.submit("c", 100)
-    batch.submit("d", 100)
-    assert list(batch.next_step().emits) == ["c", "d"]
+def test_a_long_queue_does_not_interrupt_seven_for_one_free_slot():
+    # floor(0.3 * 7) = 2 wait, but a batch of 2 does not fit: TGI puts the smaller one back.
+    batch = batch_of(
+        ("a", 5), *((n, 100) for n in "bcdefgh"), *((n, 9) for n in "ijk"), timing=EIGHT
+    )
+    kinds = [step.kind for step in run(batch, 21)]
+    assert kinds == ["prefill"] + ["decode"] * 19 + ["prefill"]
 
 
-def test_a_long_queue_does_not_interrupt_three_for_one_free_slot():
-    # floor(1.2 * 3) = 3 wait, but a batch of 3 does not fit: TGI puts the smaller one back.
-    batch = batch_of(("a", 5), ("b", 100), ("c", 100), ("d", 100), *((n, 9) for n in "efgh"))
-    kinds = [step.kind for step in run(batch, 22)]
-    assert kinds == ["prefill"] + ["decode"] * 20 + ["prefill"]
-
-
-def test_20_decode_steps_are_counted_from_the_last_prefill():
-    batch = batch_of(("a", 100), ("b", 100))
+def test_patience_is_counted_from_the_last_prefill():
+    batch = batch_of(*((name, 100) for name in "abcdefg"), timing=EIGHT)
     run(batch, 16)  # a prefill and 15 decode steps
+    batch.submit("h", 100)
+    assert [step.kind for step in run(batch, 5)] == ["decode"] * 4 + ["prefill"]
+
+
+def test_who_was_interrupted_gets_a_token_before_the_next_interruption():
+    batch = batch_of(("a", 100))
+    run(batch, 2)
+    batch.submit("b", 100)
+    batch.next_step()
     batch.submit("c", 100)
-    assert [step.kind for step in run(batch, 6)] == ["decode"] * 5 + ["prefill"]
+    assert [step.kind for step in run(batch, 2)] == ["decode", "prefill"]
 
 
 def test_a_cancelled_request_frees_its_slot():

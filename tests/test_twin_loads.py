@@ -83,6 +83,65 @@ def test_a_hundred_thousand_tokens_take_no_time():
     assert rate == pytest.approx(4 / 0.125, rel=0.01)
 
 
+# --- TGI's own loop
+
+
+def by_tgis_loop(slots, arrivals_s, lengths):
+    """First and last tokens as router/src/infer.rs (v2.0.2, `batching_task`) brings them."""
+    queue, left, first_s, last_s, now_s = list(range(len(lengths))), {}, {}, {}, 0.0
+
+    def next_batch(min_size, room):
+        here = [one for one in queue if arrivals_s[one] <= now_s][:room]
+        if len(here) < (min_size or 1):
+            return []
+        queue[:] = [one for one in queue if one not in here]
+        return here
+
+    def emit(ones):
+        for one in ones:
+            first_s.setdefault(one, now_s)
+            left[one] = left.get(one, lengths[one]) - 1
+            if not left[one]:
+                last_s[one] = now_s
+                del left[one]
+
+    while queue:
+        now_s = max(now_s, arrivals_s[queue[0]])
+        batch = next_batch(None, slots)
+        now_s += len(batch) * TIMING.prefill_s
+        emit(batch)
+        waiting_tokens = 1
+        while left:
+            min_size = None if waiting_tokens >= 20 else math.floor(len(left) * 0.3 + 1e-9)
+            if batch := next_batch(min_size, slots - len(left)):
+                now_s += len(batch) * TIMING.prefill_s
+                emit(batch)
+                waiting_tokens = 1
+            now_s += TIMING.decode_step_s
+            emit(list(left))
+            waiting_tokens += 1
+    return [(first_s[one], last_s[one]) for one in range(len(lengths))]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(1, 60)), min_size=1, max_size=30),
+    st.integers(1, 12),
+)
+def test_it_is_what_tgis_loop_does(requests, slots):
+    # Gaps that no sum of steps can equal: nothing happens at the same moment.
+    arrivals_s = list(itertools.accumulate((gap + 0.37) * 0.0131 for gap, _ in requests))
+    lengths = [tokens for _, tokens in requests]
+    served = serve(
+        twin.Timing(slots, TIMING.prefill_s, TIMING.decode_step_s),
+        load="arrivals",
+        arrivals_s=arrivals_s,
+        lengths=lengths,
+    )
+    expected = by_tgis_loop(slots, arrivals_s, lengths)
+    assert [one.first_s for one in served] == pytest.approx([first_s for first_s, _ in expected])
+    assert [one.last_s for one in served] == pytest.approx([last_s for _, last_s in expected])
+
+
 # --- arrivals
 
 

@@ -62,8 +62,8 @@ def served(
             now_s = max(now_s, sends[0][0])
             submit()
         step = batch.next_step()
-        began_s, now_s = now_s, now_s + step.duration_s
-        while sends and sends[0][0] <= began_s:
+        now_s += step.duration_s
+        while sends and sends[0][0] < now_s:
             submit()
         for number in step.emits:
             stamps[number].append(now_s)

@@ -24,7 +24,7 @@ import pandas as pd
 from helpers import checks, models, recipes
 from helpers.capacity.asked import Answers, Limits, Machine, answers_of, check_limits, rate_per_s
 from helpers.capacity.response import Curve
-from helpers.capacity.sizing import HOURS_A_MONTH, bearable_rate_per_s, replicas_for
+from helpers.capacity.sizing import HOURS_A_MONTH, replicas_for, sustained_rate_per_s
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
 from helpers.target_tracking import (
@@ -185,15 +185,15 @@ def day(
         )
     share, rate = _over_a_day(shape), rate_per_s(people, every_s)
     there, arriving = people * share, rate * share
-    bears, _ = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
+    sustained, _ = sustained_rate_per_s(machine.timing, limits, answers, seed=seed)
     curve = Curve.of(machine.timing, answers, seed=seed)
-    peak = replicas_for(arriving.max(), bears)
+    peak = replicas_for(arriving.max(), sustained)
     steady = Policy(1.0, peak, peak)
     run = _Run(machine, curve, limits, there, arriving)
     constant = run.under(steady)
     if policy is not None:
         return replace(run.under(policy), constant=constant)
-    return replace(run.under_the_best(bears, peak), constant=constant)
+    return replace(run.under_the_best(sustained, peak), constant=constant)
 
 
 def _over_a_day(shape: Sequence[float]) -> np.ndarray:
@@ -220,9 +220,9 @@ class _Run:
     people: np.ndarray
     arriving: np.ndarray
 
-    def under_the_best(self, bears: float, peak: int) -> Day:
+    def under_the_best(self, sustained: float, peak: int) -> Day:
         """The highest target that keeps the limit over the day; what grows needs room above."""
-        allowed = float(np.interp(bears, self.curve.rate_per_s, self.curve.in_flight))
+        allowed = float(np.interp(sustained, self.curve.rate_per_s, self.curve.in_flight))
         for share in _TARGETS:
             target = max(share * allowed, _LEAST_TARGET)
             found = self.under(Policy(target, 1, min(2 * peak, checks.MOST_REPLICAS)))

@@ -112,7 +112,7 @@ def _row(
     except WorkshopError as error:
         return row | dict.fromkeys(_SIZED) | {"why not": str(error).partition(":")[0].rstrip(".")}
     sized = (
-        round(found.bears_per_s, 3),
+        round(found.sustained_per_s, 3),
         found.replicas,
         round(found.each.ttft_p95_s, 2),
         round(found.price_per_month),
@@ -122,7 +122,7 @@ def _row(
 
 
 _SIZED = (
-    "a replica bears (requests/s)",
+    "one replica sustains (requests/s)",
     "replicas",
     "TTFT p95 (s)",
     "$ a month",

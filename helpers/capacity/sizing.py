@@ -34,7 +34,7 @@ class Sizing:
         machine: Each of them.
         limits: What they keep.
         rate_per_s: Requests a second that arrive altogether.
-        bears_per_s: Requests a second that one replica bears within the limits.
+        sustained_per_s: Requests a second that one replica sustains within the limits.
         highest_per_s: Requests a second that it finishes at all.
         replicas: How many it takes.
         between: How many it takes with the fastest and with the slowest times that the machine may
@@ -48,7 +48,7 @@ class Sizing:
     machine: Machine
     limits: Limits
     rate_per_s: float
-    bears_per_s: float
+    sustained_per_s: float
     highest_per_s: float
     replicas: int
     each: Point
@@ -83,10 +83,10 @@ class Sizing:
         each = self.each
         rows = {
             "requests/s": f"{self.rate_per_s:.4g}",
-            "a replica bears (requests/s)": f"{self.bears_per_s:.3f}",
-            "of at most (requests/s)": f"{self.highest_per_s:.3f}",
+            "one replica sustains (requests/s)": f"{self.sustained_per_s:.3f}",
+            "one replica at most (requests/s)": f"{self.highest_per_s:.3f}",
             "replicas": f"{self.replicas:,}",
-            "replicas, by what is known of the two times": self._between_said(),
+            "replicas, if the two times are a little off": self._between_said(),
             "replicas at the physical floor": (
                 "unknown" if self.at_floor is None else f"{self.at_floor:,}"
             ),
@@ -156,19 +156,19 @@ def replicas(
 def _count(timing: Timing, rate: float, limits: Limits, answers: Answers, seed: int) -> int | None:
     """How many it takes by the search alone; None when no number keeps the limits."""
     try:
-        bears, _ = bearable_rate_per_s(timing, limits, answers, seed=seed)
+        sustained, _ = sustained_rate_per_s(timing, limits, answers, seed=seed)
     except WorkshopError:
         return None
-    return replicas_for(rate, bears)
+    return replicas_for(rate, sustained)
 
 
-def replicas_for(rate: float, bears: float) -> int:
-    """Replicas for a rate, of which each bears so much; at least one.
+def replicas_for(rate: float, sustained: float) -> int:
+    """Replicas for a rate, of which each sustains so much; at least one.
 
     Raises:
         WorkshopError: When it takes more than anybody has.
     """
-    takes = max(1.0, rate / bears - 1e-9)
+    takes = max(1.0, rate / sustained - 1e-9)
     if takes > checks.MOST_REPLICAS:
         raise WorkshopError(
             f"It would take more than {checks.MOST_REPLICAS:,} replicas: ask for fewer people, or "
@@ -182,23 +182,23 @@ def for_rate(
 ) -> Sizing:
     """How many replicas it takes for so many requests a second; see `replicas`."""
     answers = answers_of(machine, answers)
-    bears, highest = bearable_rate_per_s(machine.timing, limits, answers, seed=seed)
-    takes = replicas_for(arriving, bears)
+    sustained, highest = sustained_rate_per_s(machine.timing, limits, answers, seed=seed)
+    takes = replicas_for(arriving, sustained)
     for _ in range(_TRIES):
         each = response.at_rate(machine.timing, arriving / takes, answers=answers, seed=seed)
         if each.keeps(limits):
-            return Sizing(machine, limits, arriving, bears, highest, takes, each)
+            return Sizing(machine, limits, arriving, sustained, highest, takes, each)
         # More requests than the search had say otherwise.
-        bears = min(bears, arriving / (takes + math.ceil(_MORE * takes)))
+        sustained = min(sustained, arriving / (takes + math.ceil(_MORE * takes)))
         takes += math.ceil(_MORE * takes)
     raise _too_tight(limits)
 
 
 @lru_cache(maxsize=64)  # more people, the same replica
-def bearable_rate_per_s(
+def sustained_rate_per_s(
     timing: Timing, limits: Limits, answers: Answers, *, seed: int = 0
 ) -> tuple[float, float]:
-    """Requests a second that a replica bears within the limits, and that it finishes at all.
+    """Requests a second that a replica sustains within the limits, and that it finishes at all.
 
     By halving, with the same arrivals at each rate.
 

@@ -504,8 +504,11 @@ class _Connection(asyncio.Protocol):
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             )
-        if self.transport.can_write_eof():
+        try:
             self.transport.write_eof()
+        except OSError:  # it has gone meanwhile
+            self.transport.abort()
+            return
         self._wait_at_most(self.limits.linger_s, self.transport.abort)
 
     def _send(self, *events: h11.Event) -> None:

@@ -4,6 +4,10 @@ Whoever drives `StaticBatch` decides what time is: `simulation` runs it in virtu
 rehearsal's runtime in real time. Scheduling as in TGI 2.0.2 to 3.x
 (`huggingface/text-generation-inference`, router: `queue.rs`, `infer.rs`), static slots and padded
 prefill as in optimum-neuron.
+
+Both constants are defaults of TGI's launcher, which the containers start without naming either
+(optimum-neuron 0.0.22 to 0.0.28, `sagemaker-entrypoint.sh`); an environment that does name them
+(`WAITING_SERVED_RATIO`, `MAX_WAITING_TOKENS`) is not modelled.
 """
 
 import math
@@ -11,8 +15,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-WAITING_SERVED_RATIO = 1.2  # TGI's default, router/src/main.rs
-MAX_WAITING_TOKENS = 20  # TGI's default: decode steps after which one waiting request is enough
+# launcher/src/main.rs of 2.0.2 to 3.0.2, read 2026-11. The router's own 1.2 is overruled by it.
+WAITING_SERVED_RATIO = 0.3
+MAX_WAITING_TOKENS = 20  # since the last prefill, its own included: then one request is enough
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class StaticBatch:
         self._ends: dict[int, list[Hashable]] = {}  # the same, the other way round
         self._steps = 0
         self._steps_at_prefill = 0
+        self._owes_a_step = False  # to those whom the last prefill interrupted
 
     @property
     def idle(self) -> bool:
@@ -126,21 +132,28 @@ class StaticBatch:
     def _next_batch_size(self) -> int:
         """How many to prefill now: what fits, if that is worth pausing the active ones for.
 
-        The bound holds for the batch that can be formed, not for the queue alone: TGI puts a batch
-        smaller than its minimum back (`queue.rs`, "Batch is too small"), and forms none larger
-        than the free slots.
+        Whoever was paused gets a decode step before the next pause. The bound holds for the batch
+        that can be formed, not for the queue alone: TGI puts a batch smaller than its minimum back
+        (`queue.rs`, "Batch is too small"), and forms none larger than the free slots.
         """
         active = len(self._active)
         size = min(self.timing.slots - active, len(self._waiting))
-        patient = self._steps - self._steps_at_prefill < MAX_WAITING_TOKENS
-        # 1e-9: 1.2 * 5 is 6, in floating point too.
-        if patient and size < math.floor(WAITING_SERVED_RATIO * active + 1e-9):
+        if active and self._owes_a_step:
+            return 0
+        is_patient = self._steps < self._steps_of_patience()
+        # 1e-9: 0.3 * 10 is 3, in floating point too.
+        if is_patient and size < math.floor(WAITING_SERVED_RATIO * active + 1e-9):
             return 0
         return size
+
+    def _steps_of_patience(self) -> int:
+        """The decode step after which one waiting request is enough: TGI counts tokens."""
+        return self._steps_at_prefill + MAX_WAITING_TOKENS - 1
 
     def _prefill(self, size: int) -> Step:
         batch = [request_id for request_id, _ in zip(self._waiting, range(size), strict=False)]
         finished = []
+        self._owes_a_step = bool(self._active)
         for request_id in batch:
             more = self._waiting.pop(request_id) - 1  # the prefill brings the first token
             if more:
@@ -154,6 +167,7 @@ class StaticBatch:
     def _decode(self, limit: int) -> Step:
         count = 1 if limit <= 1 else min(limit, self._steps_to_decision())
         self._steps += count
+        self._owes_a_step = False
         emits = list(self._active)
         finished = self._ends.pop(self._steps, [])
         for request_id in finished:
@@ -163,5 +177,6 @@ class StaticBatch:
     def _steps_to_decision(self) -> int:
         count = min(self._ends) - self._steps
         if self._waiting and len(self._active) < self.timing.slots:
-            count = min(count, self._steps_at_prefill + MAX_WAITING_TOKENS - self._steps)
+            decides = self._steps + 1 if self._owes_a_step else self._steps_of_patience()
+            count = min(count, decides - self._steps)
         return count
