@@ -1,8 +1,8 @@
 """What the machine's memory and compute allow at best: the floor under an endpoint's two times.
 
-A decode step reads every weight once, and the keys and values of the slots; a prefill computes
-2 operations a parameter and token, and causal attention. Nothing else is counted: no exchange
-between cores, no activations, no host. So an endpoint is never below, and how far above it is says
+A decode step reads every weight once; a prefill computes 2 operations a parameter and token, and
+causal attention. Nothing else is counted: no keys and values, no exchange between cores, no
+activations, no host. So an endpoint is never below, and how far above it is says
 what is left to gain.
 """
 
@@ -41,7 +41,6 @@ class Floor:
         slots: Static batch size.
         cores: Neuron cores that share the work.
         weights_s: Reading all weights once.
-        cache_s: Reading the keys and values of all slots once.
         step_compute_s: Computing a token of every slot.
         prefill_compute_s: Computing the tokens of one prefill, padding included.
         prompt_compute_s: The same for the prompt alone; None when its length is not known.
@@ -52,7 +51,6 @@ class Floor:
     slots: int
     cores: int
     weights_s: float
-    cache_s: float
     step_compute_s: float
     prefill_compute_s: float
     prompt_compute_s: float | None
@@ -62,7 +60,7 @@ class Floor:
     @property
     def decode_step_s(self) -> float:
         """The shortest decode step."""
-        return max(self.weights_s + self.cache_s, self.step_compute_s)
+        return max(self.weights_s, self.step_compute_s)
 
     @property
     def prefill_s(self) -> float:
@@ -77,7 +75,7 @@ class Floor:
     @property
     def decode_bound(self) -> str:
         """What a decode step waits for, `bandwidth` or `compute`."""
-        return "compute" if self.step_compute_s > self.weights_s + self.cache_s else "bandwidth"
+        return "compute" if self.step_compute_s > self.weights_s else "bandwidth"
 
     @property
     def prefill_bound(self) -> str:
@@ -113,7 +111,6 @@ class Floor:
             said += f"computing {self.slots} tokens {_ms(self.step_compute_s)}"
         else:
             said += f"reading the weights {_ms(self.weights_s)}"
-            said += f" and the KV cache {_ms(self.cache_s)}" if self.cache_s else ""
         left_out = f" (which leaves out what {self.cores} cores exchange, and the host)"
         return said + _rest(share, left_out)
 
@@ -137,13 +134,12 @@ def of(
     batch_size: int,
     sequence_length: int = 4096,
     prompt_tokens: int | None = None,
-    context_tokens: int = 0,
 ) -> Floor:
     """The floor of a model on an instance.
 
     Every parameter counts for every token; that embeddings are looked up and the head is needed
     for the last token only (3 % of 70 B) is left out, as usual. Beyond Llama 3, whose
-    architectures are known, attention and cache count nothing: still a floor, a lower one.
+    architectures are known, attention counts nothing: still a floor, a lower one.
 
     Args:
         model_id: Hugging Face model whose name says its size, e.g. `…-70B-Instruct`.
@@ -152,8 +148,6 @@ def of(
         sequence_length: Tokens a slot holds.
         prompt_tokens: Length of a prompt; None when it is not known, then a batch of 1 computes
             the least, one token.
-        context_tokens: Tokens in each slot whose keys and values a decode step reads. With 0 the
-            weights count alone, which holds for every load.
 
     Raises:
         WorkshopError: When the model's name has no size, the instance is not in the table, or a
@@ -168,16 +162,14 @@ def of(
     machine, known = costs.instance(instance_type), models.architecture(model_id)
     slots = checks.whole("A batch size", batch_size, most=checks.MOST_SLOTS)
     length = checks.whole("A sequence length", sequence_length, most=checks.MOST_TOKENS)
-    context = checks.whole("The context of a slot", context_tokens, least=0, most=length)
     prompt = prompt_tokens
     if prompt is not None:
         prompt = checks.whole("The length of a prompt in a slot", prompt, most=length)
     bytes_per_s = machine.bandwidth_gb_s * 1e9
     operations_per_s = machine.bf16_tflops * 1e12
-    cached = known.kv_bytes_per_token * slots * context if known else 0
     padded = length if slots > 1 else prompt or 1
 
-    def compute_s(tokens: int, *, attended: float) -> float:
+    def compute_s(tokens: int, *, attended: float = 0) -> float:
         attention = 4 * known.layers * known.heads * known.head_size * attended if known else 0
         return tokens * (2 * billions * 1e9 + attention) / operations_per_s
 
@@ -188,8 +180,7 @@ def of(
         slots=slots,
         cores=machine.cores,
         weights_s=models.BYTES_PER_PARAMETER * billions * 1e9 / bytes_per_s,
-        cache_s=cached / bytes_per_s,
-        step_compute_s=compute_s(slots, attended=context),
+        step_compute_s=compute_s(slots),
         prefill_compute_s=prefill_s(padded),
         prompt_compute_s=prompt and prefill_s(prompt),
         padded_tokens=padded,

@@ -1,10 +1,8 @@
 """The floor: what memory and compute allow, worked out by hand."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from helpers import costs, floor, twin
+from helpers import floor, twin
 from helpers.errors import WorkshopError
 
 LLAMA_70B = "meta-llama/Meta-Llama-3-70B-Instruct"
@@ -29,13 +27,6 @@ def test_reading_141_gb_of_weights_bounds_the_tokens_a_second(batch_size, tokens
     )
     assert round(found.tokens_per_s) == tokens_per_s
     assert found.decode_bound == "bandwidth"
-
-
-def test_a_full_slot_of_4096_tokens_is_a_third_of_a_gigabyte_times_four():
-    full = of(context_tokens=4096)
-    assert full.cache_s == pytest.approx(4 * 4096 * 327_680 / 9.84e12)
-    assert full.decode_step_s == pytest.approx(full.weights_s + full.cache_s)
-    assert round(full.tokens_per_s) == 269
 
 
 def test_a_very_large_batch_is_bound_by_compute():
@@ -74,8 +65,7 @@ def test_a_prefill_reads_the_weights_at_least():
 
 
 def test_a_model_of_unknown_architecture_has_a_lower_floor():
-    found = of("mistralai/Mistral-7B-Instruct", context_tokens=4096)
-    assert found.cache_s == 0
+    found = of("mistralai/Mistral-7B-Instruct")
     assert found.prefill_s == pytest.approx(2 * 7e9 * 4096 / 2280e12)
 
 
@@ -93,10 +83,9 @@ def test_the_guides_endpoint_is_at_36_percent_of_the_floor_and_says_why():
     )
 
 
-def test_a_single_slot_pads_nothing_and_a_full_cache_is_named():
+def test_a_single_slot_pads_nothing():
     assert "pads" not in str(of(batch_size=1, prompt_tokens=550).share(published(1)))
     assert "pads" not in str(of().share(published())), "nobody said how long the prompt is"
-    assert "and the KV cache 0.5 ms" in str(of(context_tokens=4096).share(published()))
 
 
 def test_compute_is_named_where_it_is_the_floor():
@@ -116,22 +105,6 @@ def test_a_perfect_server_would_be_at_the_floor():
     assert perfect.slots == 4 and "floor" in perfect.source
 
 
-@given(
-    instance_type=st.sampled_from(list(costs.INSTANCES)),
-    batch_size=st.integers(1, 1024),
-    sequence_length=st.integers(1, 131_072),
-    filled=st.floats(0, 1),
-)
-def test_a_longer_context_never_lowers_the_floor(
-    instance_type, batch_size, sequence_length, filled
-):
-    shape = {"batch_size": batch_size, "sequence_length": sequence_length}
-    empty = of(instance_type=instance_type, **shape)
-    full = of(instance_type=instance_type, **shape, context_tokens=int(filled * sequence_length))
-    assert full.decode_step_s >= empty.decode_step_s >= empty.weights_s > 0
-    assert full.prefill_s == empty.prefill_s
-
-
 # --- what has no floor
 
 
@@ -149,7 +122,6 @@ def test_a_longer_context_never_lowers_the_floor(
         ({"sequence_length": 10**9}, "sequence length is at most 131,072"),
         ({"prompt_tokens": 0}, "prompt .* of 1 or more"),
         ({"prompt_tokens": 5000}, "prompt .* at most 4,096, not 5000"),
-        ({"context_tokens": -1}, "context"),
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from helpers import twin
 from helpers.errors import WorkshopError
 from helpers.settings import ROOT
+from helpers.twin import published
 
 LLAMA_70B = "meta-llama/Meta-Llama-3-70B-Instruct"
 TIMING = twin.Timing(slots=4, prefill_s=1.0, decode_step_s=0.1)
@@ -271,6 +272,12 @@ def test_a_scale_of_one_is_not_yet_a_measurement():
     half = twin.timing("somebody/Model-35B", instance_type="ml.inf2.24xlarge", batch_size=4)
     assert half.decode_step_s == pytest.approx(0.0398)
     assert "derived" in half.source
+
+
+def test_another_model_of_70_b_has_not_been_measured():
+    other = twin.timing("Qwen/Chat-70B", instance_type="ml.inf2.48xlarge", batch_size=4)
+    assert other.decode_step_s == pytest.approx(0.0398)
+    assert "derived" in other.source and published.between(other) is None
 
 
 def test_the_size_in_a_name_is_not_its_version():

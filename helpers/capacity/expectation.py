@@ -19,7 +19,6 @@ def expect(
     users: Iterable[int] = USERS,
     answers: Answers | None = None,
     load: Literal["closed", "rounds"] = "closed",
-    requests: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Throughput, waiting and price for some numbers of users, a row each, all of it predicted.
@@ -30,7 +29,6 @@ def expect(
         answers: How long answers are.
         load: `closed`: a user sends again when the answer is complete; `rounds`: all wait for the
             last one.
-        requests: Requests of a run; see `twin.predict`.
         seed: Chooses the lengths.
 
     Returns:
@@ -53,7 +51,6 @@ def expect(
         output_tokens=answers.tokens,
         output_tokens_stddev=answers.stddev,
         load=load,
-        requests=requests,
         seed=seed,
     )
     rate, price = found["throughput_tokens_per_s"], machine.price_per_hour

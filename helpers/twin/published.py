@@ -85,7 +85,8 @@ def timing(
     padded = 1 if batch_size == 1 else length / _SEQUENCE_LENGTH  # of the published prefill
     base = machine.name if machine.name in _PUBLISHED_ON else _INF2
     published = _PUBLISHED_ON[base]
-    is_same = machine.name == base and model_b == _MODEL_B and padded == 1
+    is_llama = model_b == _MODEL_B and models.architecture(model_id) is not None
+    is_same = machine.name == base and is_llama and padded == 1
     if is_same and batch_size in published:
         return published[batch_size]
     bandwidth_ratio = costs.instance(base).bandwidth_gb_s / machine.bandwidth_gb_s
