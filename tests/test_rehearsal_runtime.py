@@ -714,12 +714,13 @@ def test_however_the_parts_are_cut_the_answer_is_the_same(name, cut):
         client = local.client()
         got = parts(client, name, body)
         client.close()
-    lines = [line + b"\n\n" for line in b"".join(got).split(b"\n\n")[:-1]]
+    all_lines = [line + b"\n\n" for line in b"".join(got).split(b"\n\n")[:-1]]
+    lines = [line for line in all_lines if line != b":\n\n"]  # a machine that lags keeps it alive
     assert len(chunks_of(b"".join(lines))) == len(lines) - lines.count(b"data: [DONE]\n\n")
     if cut == "lines":
-        assert got == lines
+        assert got == all_lines
     elif cut == "sometimes":
-        assert len(lines) < len(got) < 1.2 * len(lines)
+        assert len(lines) < len(got) < 1.2 * len(all_lines)
     else:
         assert max(map(len, got)) <= 4
 
