@@ -727,7 +727,7 @@ def test_however_the_parts_are_cut_the_answer_is_the_same(name, cut):
 
 def test_by_default_parts_are_cut_now_and_then_the_same_for_the_same_seed():
     def shapes(**options):
-        with Local(speed=2000, **options) as local:
+        with Local(speed=100, **options) as local:
             client = local.client()
             got = parts(client, "tgi3", asked(stream=True, max_tokens=300))
             client.close()
