@@ -466,7 +466,7 @@ def _tolerance(run: Any, name: str) -> float:
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
     chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
-    return max(_LEAST_TOLERANCE, chance) + own.get(name, 0.0)
+    return max(_LEAST_TOLERANCE, chance) + own[name]
 
 
 def _slots(runs: list) -> int | None:
