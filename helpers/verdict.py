@@ -396,14 +396,20 @@ class _Pair:
 
     def is_off(self, name: str, *, above: bool) -> bool:
         """Whether a figure is above what is predicted, or below, by more than it may be."""
-        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
-        return not self.is_near(name) and (is_ > should) == above
+        is_, should = self.sides(name)
+        return not self.is_near(name) and (is_ > should if above else is_ < should)
 
     def is_near(self, name: str) -> bool:
         """Whether a figure is as predicted, or neither side has it."""
-        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
+        is_, should = self.sides(name)
+        if math.isnan(is_) or math.isnan(should):
+            return math.isnan(is_) and math.isnan(should)
         unsure_s = self.unsure_s if name.startswith("ttft") else 0.0
-        return not abs(is_ - should) > max(AS_PREDICTED * should, unsure_s)
+        return abs(is_ - should) <= max(AS_PREDICTED * should, unsure_s)
+
+    def sides(self, name: str) -> tuple[float, float]:
+        """A figure as measured and as predicted."""
+        return getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
 
     @property
     def unsure_s(self) -> float:
@@ -444,11 +450,17 @@ def _off(pair: _Pair) -> str:
         ("TPOT", "tpot_p50_s"),
     ):
         if not any(map(pair.is_near, names)):
-            sides = (pair.measured.shown, pair.predicted.shown)
-            is_, should = (getattr(side, names[0]) for side in sides)
-            where = "above" if is_ > should else "below"
-            said.append(f"{word} {percent(abs(is_ - should) / should)} {where}")
+            said.append(f"{word} {_beside(*pair.sides(names[0]))}")
     return ", ".join(said)
+
+
+def _beside(is_: float, should: float) -> str:
+    """A figure beside the one that is predicted; one of the two may be missing."""
+    if math.isnan(is_):
+        return "in the model only"
+    if math.isnan(should):
+        return "in the run only"
+    return f"{percent(abs(is_ - should) / should)} {'above' if is_ > should else 'below'}"
 
 
 def _doubtful(pair: _Pair) -> tuple[str, str] | None:
@@ -552,6 +564,8 @@ def _limit(use: Use, timing: Timing, load: Mapping) -> tuple[str, str]:
     """What limits a run, whether it is as predicted or not, and the measurement that says so."""
     if use.prefill > MOST:
         return "prefill-bound", _prefills(use)
+    if math.isnan(use.filled):
+        return "batch not filled", "no decode step was seen"
     if use.filled < FULL * timing.slots:
         return "batch not filled", _fill(use, timing.slots) + _why_not_filled(load, timing.slots)
     if _is_queued(use, timing.slots):
