@@ -332,14 +332,14 @@ def _clock(run: _Run) -> list[dict]:
     if not worst.clock_error_s:
         return []  # one machine, one clock
     shortest_s = min((span.duration_s for span in run.spans), default=0.0)
-    limit_s = CLOCK_ERROR_SHARE * shortest_s
+    limit_s = max(CLOCK_ERROR_SHARE * shortest_s, CLOCK_ERROR_S)
     return [
         _check(
             "clock",
             f"clocks agree within {ms(worst.clock_error_s)}{_on(worst, run)}",
             limit=f"{ms(limit_s)}, note from {ms(CLOCK_ERROR_S)}",
             note=worst.clock_error_s > CLOCK_ERROR_S,
-            invalid=worst.clock_error_s > max(limit_s, CLOCK_ERROR_S),
+            invalid=worst.clock_error_s > limit_s,
             advice="the window's edges are uncertain by as much: measure longer, or with clients "
             "on one machine",
         )
@@ -367,12 +367,13 @@ def _lengths(run: _Run) -> list[dict]:
 
 
 def _output_length(asked: float, output: float) -> dict:
+    # One more is the token that ends the reply, where the server counts it.
+    least, most = (1 - LENGTHS_OFF) * asked, (1 + LENGTHS_OFF) * asked + 1
     return _check(
         "output length",
         f"{output:.1f} tokens a reply of {asked:.1f} asked",
-        limit=f"{percent(LENGTHS_OFF)} off",
-        # One more is the token that ends the reply, where the server counts it.
-        note=output < (1 - LENGTHS_OFF) * asked or output > (1 + LENGTHS_OFF) * asked + 1,
+        limit=f"{least:.1f} to {most:.1f} tokens",
+        note=not least <= output <= most,
         advice="the model ended early or late, so this is another load than the asked one: "
         "compare it only with runs of the same real length",
     )
@@ -386,12 +387,13 @@ def _prompt_length(run: _Run) -> dict:
     mean = float(np.mean(counted))
     # A mean of so many drawn lengths is not the mean they were drawn with.
     chance = 2 * run.load["input_tokens_stddev"] / len(counted) ** 0.5
-    off = max(asked - mean, mean - asked - TEMPLATE_TOKENS, 0.0)
+    off = LENGTHS_OFF * asked + chance
+    least, most = max(0.0, asked - off), asked + TEMPLATE_TOKENS + off
     return _check(
         "prompt length",
         f"{mean:.1f} tokens counted by the server of {asked} asked without the chat template",
-        limit=f"{percent(LENGTHS_OFF)} off",
-        note=off > LENGTHS_OFF * asked + chance,
+        limit=f"{least:.1f} to {most:.1f} tokens",
+        note=not least <= mean <= most,
         advice="prompts are made of words that are one token each for Llama 3: for this model, "
         "ask for a length that the server counts as the one you want",
     )
