@@ -216,7 +216,8 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
             f"With {tokens:g} output tokens nothing is left for decode steps beside "
             f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
         )
-    name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
+    names = (row.get(key) for key in ("source", "model_id"))
+    name = next((one for one in names if not _is_empty(one)), "a table")
     slots = _agreed(batch_size, _batch_size(_value(row, _SLOTS)), name)
     assumed = "" if known or output_tokens else " assumed"
     return Calibration(
