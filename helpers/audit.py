@@ -15,6 +15,7 @@ import pandas as pd
 from helpers import metrics
 from helpers.errors import ResultsError
 from helpers.records import ClientHealth, RequestRecord
+from helpers.units import ms, percent
 
 # Little's law holds exactly: what is missing is time in which users were neither waiting for an
 # answer nor thinking. A curve over users is not off by more than 5 % of its abscissa then.
@@ -179,7 +180,7 @@ def _users(run: _Run) -> list[dict]:
         _check(
             "load",
             f"{there:.2f} of {_count(users, 'user')} {what} on average",
-            limit=f"{_percent(MISSING_USERS)} off, note from {_percent(MISSING_USERS_NOTE)}",
+            limit=f"{percent(MISSING_USERS)} off, note from {percent(MISSING_USERS_NOTE)}",
             note=missing > MISSING_USERS_NOTE,
             invalid=missing > MISSING_USERS,
             advice="the client was late to send the next request: see its CPU and event loop",
@@ -214,14 +215,14 @@ def _rate(run: _Run) -> list[dict]:
             "load",
             f"{sent:.2f} requests/s sent of {offered:.2f} scheduled ({run.load['rate_per_s']:g} "
             f"asked, {run.load['process']})",
-            limit=f"{_percent(RATE_OFF)} off the schedule",
+            limit=f"{percent(RATE_OFF)} off the schedule",
             invalid=abs(sent / offered - 1) > RATE_OFF,
             advice=advice,
         ),
         _check(
             "dispatch",
-            f"requests left up to {_ms(late_s)} after their time (p99){_real(run)}",
-            limit=f"{_ms(limit_s)}, note from {_ms(note_s)}",
+            f"requests left up to {ms(late_s)} after their time (p99){_real(run)}",
+            limit=f"{ms(limit_s)}, note from {ms(note_s)}",
             note=late_s > note_s,
             invalid=late_s > limit_s,
             advice=advice,
@@ -248,7 +249,7 @@ def _kept_up(run: _Run, mine: Sequence[RequestRecord]) -> dict:
     return _check(
         "kept up",
         found,
-        limit=f"{GREW:g} times and {_percent(NOT_COMPLETED)} not completed",
+        limit=f"{GREW:g} times and {percent(NOT_COMPLETED)} not completed",
         note=is_growing,
         advice="read the throughput as the endpoint's most, and no latency: ask for a lower rate",
     )
@@ -280,8 +281,8 @@ def _event_loop(run: _Run) -> dict:
     worst = max(run.clients, key=lambda one: one.loop_lag_p99_s)
     return _check(
         "event loop",
-        f"up to {_ms(worst.loop_lag_p99_s)} late (p99){_on(worst, run)}{_real(run)}",
-        limit=f"{_ms(LOOP_LAG_S)}, note from {_ms(LOOP_LAG_NOTE_S)}",
+        f"up to {ms(worst.loop_lag_p99_s)} late (p99){_on(worst, run)}{_real(run)}",
+        limit=f"{ms(LOOP_LAG_S)}, note from {ms(LOOP_LAG_NOTE_S)}",
         note=worst.loop_lag_p99_s > LOOP_LAG_NOTE_S,
         invalid=worst.loop_lag_p99_s > LOOP_LAG_S,
         advice="stamps are late by as much: stop what else runs on this machine, ask for fewer "
@@ -296,8 +297,8 @@ def _cpu(run: _Run) -> dict:
     worst = max(run.clients, key=share)
     return _check(
         "client CPU",
-        f"{_percent(share(worst), 1)} of a core{_on(worst, run)}",
-        limit=_percent(CPU_SHARE),
+        f"{percent(share(worst), 1)} of a core{_on(worst, run)}",
+        limit=percent(CPU_SHARE),
         invalid=share(worst) > CPU_SHARE,
         advice="one thread sends and stamps, and it was full: ask for fewer users, or use more "
         "clients",
@@ -312,15 +313,15 @@ def _network(run: _Run) -> dict:
     with the AWS time of the first token would make the network look so many times as fast.
     """
     worst = max(run.clients, key=lambda one: one.round_trip_s)
-    found = f"{_ms(worst.round_trip_s)} round trip{_on(worst, run)}{_real(run)}"
+    found = f"{ms(worst.round_trip_s)} round trip{_on(worst, run)}{_real(run)}"
     share = 0.0
     if run.ttft_s:
         share = worst.round_trip_s / run.ttft_s
-        found += f", {_percent(share, 1)} of the median time to first token"
+        found += f", {percent(share, 1)} of the median time to first token"
     return _check(
         "network",
         found,
-        limit=_percent(ROUND_TRIP_SHARE),
+        limit=percent(ROUND_TRIP_SHARE),
         note=share > ROUND_TRIP_SHARE,
         advice="run the client in the endpoint's region",
     )
@@ -331,14 +332,14 @@ def _clock(run: _Run) -> list[dict]:
     if not worst.clock_error_s:
         return []  # one machine, one clock
     shortest_s = min((span.duration_s for span in run.spans), default=0.0)
-    limit_s = CLOCK_ERROR_SHARE * shortest_s
+    limit_s = max(CLOCK_ERROR_SHARE * shortest_s, CLOCK_ERROR_S)
     return [
         _check(
             "clock",
-            f"clocks agree within {_ms(worst.clock_error_s)}{_on(worst, run)}",
-            limit=f"{_ms(limit_s)}, note from {_ms(CLOCK_ERROR_S)}",
+            f"clocks agree within {ms(worst.clock_error_s)}{_on(worst, run)}",
+            limit=f"{ms(limit_s)}, note from {ms(CLOCK_ERROR_S)}",
             note=worst.clock_error_s > CLOCK_ERROR_S,
-            invalid=worst.clock_error_s > max(limit_s, CLOCK_ERROR_S),
+            invalid=worst.clock_error_s > limit_s,
             advice="the window's edges are uncertain by as much: measure longer, or with clients "
             "on one machine",
         )
@@ -366,12 +367,13 @@ def _lengths(run: _Run) -> list[dict]:
 
 
 def _output_length(asked: float, output: float) -> dict:
+    # One more is the token that ends the reply, where the server counts it.
+    least, most = (1 - LENGTHS_OFF) * asked, (1 + LENGTHS_OFF) * asked + 1
     return _check(
         "output length",
         f"{output:.1f} tokens a reply of {asked:.1f} asked",
-        limit=f"{_percent(LENGTHS_OFF)} off",
-        # One more is the token that ends the reply, where the server counts it.
-        note=output < (1 - LENGTHS_OFF) * asked or output > (1 + LENGTHS_OFF) * asked + 1,
+        limit=f"{least:.1f} to {most:.1f} tokens",
+        note=not least <= output <= most,
         advice="the model ended early or late, so this is another load than the asked one: "
         "compare it only with runs of the same real length",
     )
@@ -385,12 +387,13 @@ def _prompt_length(run: _Run) -> dict:
     mean = float(np.mean(counted))
     # A mean of so many drawn lengths is not the mean they were drawn with.
     chance = 2 * run.load["input_tokens_stddev"] / len(counted) ** 0.5
-    off = max(asked - mean, mean - asked - TEMPLATE_TOKENS, 0.0)
+    off = LENGTHS_OFF * asked + chance
+    least, most = max(0.0, asked - off), asked + TEMPLATE_TOKENS + off
     return _check(
         "prompt length",
         f"{mean:.1f} tokens counted by the server of {asked} asked without the chat template",
-        limit=f"{_percent(LENGTHS_OFF)} off",
-        note=off > LENGTHS_OFF * asked + chance,
+        limit=f"{least:.1f} to {most:.1f} tokens",
+        note=not least <= mean <= most,
         advice="prompts are made of words that are one token each for Llama 3: for this model, "
         "ask for a length that the server counts as the one you want",
     )
@@ -402,7 +405,7 @@ def _errors(run: _Run) -> list[dict]:
     warmup = sum(metrics.is_failed(r) for r in run.records if r.phase != "measured")
     cut_off = [r for r in run.records if r.phase == "measured" and not metrics.is_answered(r)]
     share = failed / len(measured) if measured else 0.0
-    found = f"{_percent(share, 1)} of the requests failed"
+    found = f"{percent(share, 1)} of the requests failed"
     if warmup:
         found += f", and {warmup} to warm up"
     # Those of a schedule that are still running are the slow ones; users are all cut off alike.
@@ -413,7 +416,7 @@ def _errors(run: _Run) -> list[dict]:
         _check(
             "errors",
             found,
-            limit=_percent(ERRORS),
+            limit=percent(ERRORS),
             note=bool(failed or warmup) or is_biased,
             invalid=share > ERRORS,
             advice="read what failed in requests.jsonl, and repeat the run without it",
@@ -485,14 +488,6 @@ def _agreement(records: Sequence[RequestRecord], used: str, other: str) -> tuple
 
 def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
 
 
 _CHECKS: tuple[Callable[[_Run], list[dict]], ...] = (

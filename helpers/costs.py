@@ -79,6 +79,10 @@ def instance(instance_type: str) -> Instance:
     Raises:
         WorkshopError: When the table has no such type.
     """
+    if not isinstance(instance_type, str):
+        raise WorkshopError(
+            f"An instance type is a name such as 'ml.inf2.48xlarge', not {instance_type!r}."
+        )
     name = "ml." + instance_type.removeprefix("ml.")
     if name not in INSTANCES:
         raise WorkshopError(

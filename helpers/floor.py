@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from helpers import checks, costs, models
 from helpers.errors import WorkshopError
 from helpers.twin import Timing
+from helpers.units import ms, percent
 
 SOURCE = f"{costs.SPECIFICATION_SOURCE}; 16-bit weights, all cores"
 
@@ -105,12 +106,12 @@ class Floor:
         )
 
     def _step(self, timing: Timing, share: float) -> str:
-        said = f"{_percent(share)} of the {self.decode_bound} floor: a step takes "
-        said += f"{_ms(timing.decode_step_s)}, "
+        said = f"{percent(share)} of the {self.decode_bound} floor: a step takes "
+        said += f"{ms(timing.decode_step_s)}, "
         if self.decode_bound == "compute":
-            said += f"computing {self.slots} tokens {_ms(self.step_compute_s)}"
+            said += f"computing {self.slots} tokens {ms(self.step_compute_s)}"
         else:
-            said += f"reading the weights {_ms(self.weights_s)}"
+            said += f"reading the weights {ms(self.weights_s)}"
         left_out = f" (which leaves out what {self.cores} cores exchange, and the host)"
         return said + _rest(share, left_out)
 
@@ -119,7 +120,7 @@ class Floor:
         if self.prefill_bound == "bandwidth":
             work = "reading the weights"
         said = f"prefill takes {_s(timing.prefill_s)}, {work} {_s(self.prefill_s)} "
-        said += f"({_percent(share)})" + _rest(share, "")
+        said += f"({percent(share)})" + _rest(share, "")
         if self.prompt_tokens and self.padded_tokens > self.prompt_tokens:
             alone_s = max(self.weights_s, self.prompt_compute_s)
             said += f", and it pads {self.prompt_tokens:,} tokens to {self.padded_tokens:,}: alone "
@@ -191,14 +192,6 @@ def of(
 def _rest(share: float, why: str) -> str:
     """Why it is above the floor; below there is nothing but a mistake."""
     return why if share <= 1 else ", which no machine can: a time or a specification is wrong"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
 
 
 def _s(seconds: float) -> str:

@@ -203,7 +203,7 @@ def use(
         took: What a prefill and a decode step took.
     """
     begun = sum(spans.hold(one, "first_s") for one in records if one.first_s is not None)
-    prefill = min(1.0, begun * took.prefill_s / spans.duration_s)
+    prefill = min(1.0, begun * took.prefill_s / spans.duration_s) if begun else 0.0
     idle = 1 - _busy_s(records, spans) / spans.duration_s
     decode_s = (1 - prefill - idle) * spans.duration_s
     later = figures["output_tokens"] - begun

@@ -21,6 +21,7 @@ from helpers.floor import Floor
 from helpers.observed import Times, Use
 from helpers.records import RequestRecord
 from helpers.twin import Served, Timing
+from helpers.units import ms, percent
 
 # Calibrated on one user, the twin is within 5 % of published throughputs and 10 % of their median
 # times to first token (tests/test_twin_tables.py): closer than that nothing is said to differ.
@@ -189,27 +190,26 @@ def _configured(run: results.Run) -> Timing:
         ) from error
 
 
-def table(runs: Iterable[results.Run], timing: Timing | None = None) -> pd.DataFrame:
+def table(runs: Iterable[results.Run]) -> pd.DataFrame:
     """One row a run: what came out beside what the model says and the floor; `target` comes last.
 
     A run that the model cannot predict has empty cells, and its cause says why.
 
     Args:
         runs: The runs.
-        timing: As in `against`, for all of them.
     """
     runs = list(runs)
     if not runs:
         return pd.DataFrame(columns=["recipe", "users", *_COLUMNS])
     frame = metrics.table(runs)
     which = frame.iloc[:, : frame.columns.get_loc("requests")]  # recipe and load
-    rows = pd.DataFrame([_row(run, timing) for run in runs]).round(2)
+    rows = pd.DataFrame([_row(run) for run in runs]).round(2)
     return pd.concat([which, rows], axis=1)
 
 
-def _row(run: results.Run, timing: Timing | None) -> dict:
+def _row(run: results.Run) -> dict:
     try:
-        found = against(run, timing)
+        found = against(run)
         measured, predicted, limits = found.measured, found.predicted, found.floor
         cause, limit = found.cause, found.limit
     except WorkshopError as error:
@@ -396,14 +396,20 @@ class _Pair:
 
     def is_off(self, name: str, *, above: bool) -> bool:
         """Whether a figure is above what is predicted, or below, by more than it may be."""
-        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
-        return not self.is_near(name) and (is_ > should) == above
+        is_, should = self.sides(name)
+        return not self.is_near(name) and (is_ > should if above else is_ < should)
 
     def is_near(self, name: str) -> bool:
         """Whether a figure is as predicted, or neither side has it."""
-        is_, should = getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
+        is_, should = self.sides(name)
+        if math.isnan(is_) or math.isnan(should):
+            return math.isnan(is_) and math.isnan(should)
         unsure_s = self.unsure_s if name.startswith("ttft") else 0.0
-        return not abs(is_ - should) > max(AS_PREDICTED * should, unsure_s)
+        return abs(is_ - should) <= max(AS_PREDICTED * should, unsure_s)
+
+    def sides(self, name: str) -> tuple[float, float]:
+        """A figure as measured and as predicted."""
+        return getattr(self.measured.shown, name), getattr(self.predicted.shown, name)
 
     @property
     def unsure_s(self) -> float:
@@ -444,11 +450,17 @@ def _off(pair: _Pair) -> str:
         ("TPOT", "tpot_p50_s"),
     ):
         if not any(map(pair.is_near, names)):
-            sides = (pair.measured.shown, pair.predicted.shown)
-            is_, should = (getattr(side, names[0]) for side in sides)
-            where = "above" if is_ > should else "below"
-            said.append(f"{word} {_percent(abs(is_ - should) / should)} {where}")
+            said.append(f"{word} {_beside(*pair.sides(names[0]))}")
     return ", ".join(said)
+
+
+def _beside(is_: float, should: float) -> str:
+    """A figure beside the one that is predicted; one of the two may be missing."""
+    if math.isnan(is_):
+        return "in the model only"
+    if math.isnan(should):
+        return "in the run only"
+    return f"{percent(abs(is_ - should) / should)} {'above' if is_ > should else 'below'}"
 
 
 def _doubtful(pair: _Pair) -> tuple[str, str] | None:
@@ -470,7 +482,7 @@ def _doubtful(pair: _Pair) -> tuple[str, str] | None:
     paused = took.paused
     if paused > observed.PAUSED:
         return "other load", (
-            f"{_percent(paused)} of the replies' time are pauses in which none of these requests "
+            f"{percent(paused)} of the replies' time are pauses in which none of these requests "
             "was prefilled: someone else uses the endpoint, or the stream stood still"
         )
     return None
@@ -488,8 +500,8 @@ def _largest(pair: _Pair) -> tuple[str, str] | None:
         causes.append((missing, "client-bound", _missing(use, pair.predicted.use)))
     step = took.decode_step_s / timing.decode_step_s
     if abs(step - 1) > OTHER_TIME:
-        said = f"a decode step took {_ms(took.decode_step_s)}, in the model "
-        said += _ms(timing.decode_step_s)
+        said = f"a decode step took {ms(took.decode_step_s)}, in the model "
+        said += ms(timing.decode_step_s)
         causes.append((use.decode * _share(step), f"{_speed(step)} decode", said))
     prefill = took.prefill_s / timing.prefill_s
     if abs(prefill - 1) > max(OTHER_TIME, pair.unsure_s / timing.prefill_s):
@@ -537,7 +549,7 @@ def _met_otherwise(pair: _Pair) -> tuple[str, str] | None:
     if use.filled < FULL * model.filled:
         return "batch not filled", f"{_fill(use, slots)}, {model.filled:.1f} in the model"
     if use.prefill > max(MOST, (1 + OTHER_TIME) * model.prefill):
-        return "prefill-bound", f"{_prefills(use)}, {_percent(model.prefill)} in the model"
+        return "prefill-bound", f"{_prefills(use)}, {percent(model.prefill)} in the model"
     return None
 
 
@@ -552,11 +564,13 @@ def _limit(use: Use, timing: Timing, load: Mapping) -> tuple[str, str]:
     """What limits a run, whether it is as predicted or not, and the measurement that says so."""
     if use.prefill > MOST:
         return "prefill-bound", _prefills(use)
+    if math.isnan(use.filled):
+        return "batch not filled", "no decode step was seen"
     if use.filled < FULL * timing.slots:
         return "batch not filled", _fill(use, timing.slots) + _why_not_filled(load, timing.slots)
     if _is_queued(use, timing.slots):
         return "queue-bound", _queue(use, timing.slots)
-    return "decode-bound", f"decode steps take {_percent(use.decode)} of the endpoint's time"
+    return "decode-bound", f"decode steps take {percent(use.decode)} of the endpoint's time"
 
 
 def _is_queued(use: Use, slots: int) -> bool:
@@ -590,7 +604,7 @@ def _bundled(took: Times) -> str:
 
 
 def _prefills(use: Use) -> str:
-    return f"prefills take {_percent(use.prefill)} of the endpoint's time"
+    return f"prefills take {percent(use.prefill)} of the endpoint's time"
 
 
 def _fill(use: Use, slots: int) -> str:
@@ -599,7 +613,7 @@ def _fill(use: Use, slots: int) -> str:
 
 def _queue(use: Use, slots: int) -> str:
     said = f"{use.in_flight:.1f} requests are in flight for {slots} slots, and waiting is "
-    return said + f"{_percent(use.waiting)} of the median TTFT"
+    return said + f"{percent(use.waiting)} of the median TTFT"
 
 
 def _share(ratio: float) -> float:
@@ -609,14 +623,6 @@ def _share(ratio: float) -> float:
 
 def _speed(ratio: float) -> str:
     return "slower" if ratio > 1 else "faster"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
 
 
 def _rate(tokens_per_s: float) -> str:

@@ -295,6 +295,14 @@ def test_clocks_of_several_machines_agree_as_far_as_the_window_needs(error_s, ea
     assert level("clock", steady(each=each), clients=clients) == expected
 
 
+def test_a_clock_is_never_asked_to_be_better_than_its_note():
+    clients = [health(), health(host="there", clock_error_s=0.004)]
+    found = check("clock", steady(each=1), clients=clients)  # 1 % of so short a window is 20 ms
+    assert found["limit"] == "20.0 ms, note from 5.0 ms"
+    found = check("clock", steady(each=1, ttft_s=0.1, gap_s=0.001), clients=clients)
+    assert (found["level"], found["limit"]) == ("ok", "5.0 ms, note from 5.0 ms")
+
+
 def test_one_clock_needs_no_check():
     assert "clock" not in {one["check"] for one in audited(steady())["checks"]}
 
@@ -325,6 +333,11 @@ def test_replies_shorter_or_longer_than_asked_are_noted(asked_tokens, expected):
     assert found["found"] == f"11.0 tokens a reply of {asked_tokens}.0 asked"
 
 
+def test_a_reply_may_be_one_token_longer_since_its_end_may_count():
+    records = [replace(one, asked_tokens=100) for one in steady()]
+    assert check("output length", records)["limit"] == "95.0 to 106.0 tokens"
+
+
 @pytest.mark.parametrize(
     ("counted", "expected"),
     [(550, "ok"), (560, "ok"), (530, "ok"), (587, "ok"), (588, "note"), (522, "note")],
@@ -332,13 +345,15 @@ def test_replies_shorter_or_longer_than_asked_are_noted(asked_tokens, expected):
 def test_prompts_that_the_server_counts_otherwise_are_noted(counted, expected):
     """Within 5 %, with or without the 10 tokens of the chat template."""
     records = [replace(one, prompt_tokens=counted, prompt_source="usage") for one in steady()]
-    assert level("prompt length", records) == expected
+    found = check("prompt length", records)
+    assert (found["level"], found["limit"]) == (expected, "522.5 to 587.5 tokens")
 
 
 def test_prompts_of_drawn_lengths_may_be_longer_by_chance():
     records = [replace(one, prompt_tokens=600, prompt_source="usage") for one in steady()]
     assert level("prompt length", records) == "note"
-    assert level("prompt length", records, input_tokens_stddev=100.0) == "ok"
+    found = check("prompt length", records, input_tokens_stddev=100.0)
+    assert (found["level"], found["limit"]) == ("ok", "464.8 to 645.2 tokens")
 
 
 def test_prompts_that_nobody_counted_are_as_they_were_made():

@@ -146,6 +146,13 @@ def test_the_longest_pause_of_a_client_is_that_of_the_published_tables():
     assert max(pauses_s) == pytest.approx(CLIENT_PAUSE_S, abs=0.02)
 
 
+@pytest.mark.parametrize("empty", [None, "", math.nan, pd.NA])
+def test_an_empty_source_is_no_source(empty):
+    assert "published: a table, 1 user" in twin.calibrate(ROW | {"source": empty}).source
+    named = twin.calibrate(ROW | {"source": empty, "model_id": "llama"})
+    assert "published: llama, 1 user" in named.source
+
+
 def test_how_many_tokens_an_answer_has_can_be_said():
     found = twin.calibrate(ROW, output_tokens=100)
     assert found.decode_step_s == pytest.approx((100 * 0.0437 - 1.2) / 99)

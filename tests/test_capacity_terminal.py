@@ -96,6 +96,12 @@ def test_the_cheapest_that_would_start_is_named(ask):
     assert "Cheapest that is compiled today: inf2.48xlarge, batch 4" in printed
 
 
+def test_one_instance_and_one_batch_size_need_no_list():
+    asked = {"people": 20, "every_s": 90, "limits": capacity.Limits(ttft_p95_s=3)}
+    table = capacity.machines(**asked, instances="inf2.48xlarge", batch_sizes=4)
+    assert table[["instance", "batch"]].to_numpy().tolist() == [["inf2.48xlarge", 4]]
+
+
 def test_several_limits_show_what_each_costs(ask):
     printed = ask("replicas", *PEOPLE, "--ttft-p95", "1,2", *QUICK)
     assert row(printed, "1 ")[0] == row(printed, "2 ")[0] == "1"
@@ -118,6 +124,24 @@ def test_a_day_of_a_fleet_beside_a_constant_one(ask):
     shape = ",".join(["1"] * 24)
     printed = ask(*day, "--target", "1.5", "--maximum", "300000", "--shape", shape)
     assert "A day as given." in printed
+
+
+def test_a_policy_of_ones_own_that_keeps_no_limit_is_said_to_be_small_or_late(ask):
+    printed = ask("day", "--people", "30", "--every", "90", "--target", "2", "--maximum", "1")
+    assert row(printed, "scaled by the policy")[0] == "1", "one replica all day: none starts"
+    assert "it has too few replicas, or they start too late" in printed
+
+
+def test_where_no_policy_keeps_the_limit_replicas_start_too_late(ask):
+    shape = ",".join("1" if hour in (11, 13, 15, 17, 19) else "0" for hour in range(24))
+    people = ("--people", "2000", "--every", "90")
+    printed = ask("day", *people, "--ttft-p95", "1.6", "--shape", shape)
+    assert "None of the policies that were tried keeps the limit over the day" in printed
+
+
+def test_a_model_of_unknown_size_is_predicted_by_given_times(ask):
+    printed = ask("endpoint", "--model", "gpt2", "--prefill", "0.1", "--decode-step", "0.01")
+    assert "Floor: not known" in printed
 
 
 def test_a_run_gives_the_machine_and_its_times(ask, tmp_path):
@@ -164,8 +188,9 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("replicas", *PEOPLE, "--goodput", "95"), "between 0 and 1"),
         (("replicas", "--people", "-1", "--every", "90"), "number of people is 1 or more"),
         (("endpoint", "--users", "many"), "neither a number nor a list such as 1,4,8"),
-        (("endpoint", "--users", "0"), "concurrency is a whole number"),
-        (("endpoint", "--model", "gpt2"), "does not say how large the model is"),
+        (("endpoint", "--users", "0"), "--users is a whole number of 1 or more, not 0"),
+        (("endpoint", "--model", "gpt2"), "give its two times, --prefill and --decode-step"),
+        (("machines", *PEOPLE, "--model", "gpt2"), "choose a name that says it"),
         (("endpoint", "--instance", "p5.48xlarge"), "No specification of 'ml.p5.48xlarge'"),
         (("endpoint", "--instance", "inf2.xlarge"), "has to stay free: choose a larger instance"),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),

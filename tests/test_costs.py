@@ -2,8 +2,11 @@ import math
 
 import pytest
 
-from helpers import costs
+from helpers import capacity, costs, twin
 from helpers.errors import WorkshopError
+
+LLAMA = "meta-llama/Meta-Llama-3-70B-Instruct"
+LIMITS = capacity.Limits(ttft_p95_s=3)
 
 
 def test_an_endpoint_of_the_guide_costs_374_dollars_a_day():
@@ -26,6 +29,23 @@ def test_the_name_works_with_and_without_its_prefix():
 def test_an_unknown_instance_is_refused_with_the_known_ones():
     with pytest.raises(WorkshopError, match=r"ml\.inf2\.48xlarge"):
         costs.price_per_hour("ml.g5.xlarge")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        costs.price_per_hour,
+        lambda none: twin.timing(LLAMA, instance_type=none, batch_size=4),
+        lambda none: capacity.Machine.named(LLAMA, instance_type=none, batch_size=4),
+        lambda none: capacity.machines(people=20, every_s=90, limits=LIMITS, instances=[none]),
+        lambda none: capacity.machines(people=20, every_s=90, limits=LIMITS, instances=none),
+    ],
+    ids=["price", "times", "machine", "machines", "all machines"],
+)
+@pytest.mark.parametrize("none", [None, 4])
+def test_what_is_no_name_of_an_instance_is_refused_whoever_is_asked(ask, none):
+    with pytest.raises(WorkshopError, match=rf"a name such as 'ml\.inf2\.48xlarge', not {none}"):
+        ask(none)
 
 
 def test_a_million_tokens_at_100_a_second_take_10000_seconds():

@@ -78,6 +78,12 @@ def test_without_a_token_nothing_is_known():
     assert np.isnan(found.prefill_s) and np.isnan(found.decode_step_s)
 
 
+def test_without_a_token_no_time_went_to_prefills():
+    silent = [record(n, sent_s=float(n), tokens=0) for n in range(10)]
+    found = used(silent, observed.times(silent, Timing(4, 1.2, 0.04)), concurrency=1, warmup=0)
+    assert found.prefill == 0 and np.isnan(found.filled)
+
+
 def test_a_window_is_prefill_decode_and_idle():
     timing = Timing(4, 1.0, 0.1)
     alone = used(served(timing, users=1, requests=10, tokens=11), timing, concurrency=1)

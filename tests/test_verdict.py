@@ -15,8 +15,13 @@ from helpers.errors import ResultsError
 from helpers.settings import ROOT
 from helpers.twin import Timing
 
-_chance = random.Random(1)
-LENGTHS = [max(2, round(_chance.gauss(150, 30))) for _ in range(60)]
+
+def lengths(seed):
+    chance = random.Random(seed)
+    return [max(2, round(chance.gauss(150, 30))) for _ in range(60)]
+
+
+LENGTHS = lengths(seed=1)
 SLOW_STEP, SLOW_PREFILL = Timing(4, 1.2, 0.052), Timing(4, 1.8, 0.0398)
 
 
@@ -96,6 +101,23 @@ def test_what_limits_a_run_is_named_with_its_measurement(held, asked, limit, wor
     found = held(**asked)
     assert (found.cause, found.limit) == ("as predicted", limit)
     assert re.search(words, found.limit_evidence)
+
+
+def test_a_run_without_a_decode_step_is_not_bound_by_decoding(held):
+    found = held(arrivals_s=poisson(0.25, 60), tokens=1)
+    assert (found.cause, found.limit) == ("as predicted", "batch not filled")
+    assert found.limit_evidence == "no decode step was seen"
+
+
+def test_a_run_without_a_token_is_not_bound_by_prefills(tmp_path):
+    phases = ["warmup"] * 2 + ["measured"] * 18
+    silent = [
+        record(n, user=n % 2, sent_s=float(n // 2), tokens=0, phase=phase)
+        for n, phase in enumerate(phases)
+    ]
+    found = verdict.against(of_guide(tmp_path, silent, concurrency=2))
+    assert (found.cause, found.limit) == ("unexplained", "batch not filled")
+    assert found.limit_evidence == "no decode step was seen"
 
 
 # --- one thing is wrong
@@ -230,6 +252,12 @@ def test_fewer_slots_than_users_leave_the_batch_unfilled(held):
     assert re.match(r"2\.0 of 4 slots .*, 4\.0 in the model", found.evidence)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_client_that_waits_for_half_the_slots_was_not_late(held, seed):
+    found = held(replace(TIMING, slots=2), users=4, tokens=lengths(seed))
+    assert found.cause == "batch not filled"
+
+
 @pytest.mark.parametrize("check", ["event loop", "client CPU", "dispatch", "clock"])
 def test_a_client_that_was_not_fit_to_measure_comes_first(held, check):
     found = held(SLOW_STEP, users=5, audit=invalid(check))
@@ -256,6 +284,28 @@ def test_what_no_measurement_explains_is_said_to_be_unexplained(tmp_path):
     found = verdict.against(replace(run, summary=run.summary | {"window": figures}))
     assert found.cause == "unexplained"
     assert found.evidence == "tokens/s 60 % above, and no measurement says why"
+
+
+def without(figure, run):
+    """The same run whose summary has no median and no mean of a figure."""
+    missing = run.summary["window"][figure] | {"p50": None, "mean": None}
+    return replace(run, summary=run.summary | {"window": run.summary["window"] | {figure: missing}})
+
+
+@pytest.mark.parametrize(("figure", "word"), [("ttft_s", "TTFT"), ("tpot_s", "TPOT")])
+def test_a_figure_that_only_the_model_has_is_not_as_predicted(tmp_path, figure, word):
+    run = of_guide(tmp_path, served(users=5, tokens=LENGTHS), concurrency=5)
+    found = verdict.against(without(figure, run))
+    assert found.cause == "unexplained"
+    assert found.evidence == f"{word} in the model only, and no measurement says why"
+
+
+def test_a_figure_that_only_the_run_has_is_not_as_predicted(tmp_path):
+    run = of_guide(tmp_path, served(users=5, tokens=1), concurrency=5)
+    window = run.summary["window"]
+    window = window | {"tpot_s": window["tpot_s"] | {"p50": 0.04}}
+    found = verdict.against(replace(run, summary=run.summary | {"window": window}))
+    assert (found.cause, found.evidence[:20]) == ("unexplained", "TPOT in the run only")
 
 
 def test_what_this_machine_is_late_by_is_no_slower_prefill(tmp_path):

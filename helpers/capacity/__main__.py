@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from helpers import costs, models, recipes, results, twin, verdict
+from helpers import checks, costs, models, recipes, results, twin, verdict
 from helpers.capacity import expectation, fleet, options
 from helpers.capacity.asked import Answers, Limits, Machine
 from helpers.capacity.machines import machines
@@ -57,7 +57,7 @@ def _endpoint(chosen: argparse.Namespace) -> None:
     machine = _machine(chosen)
     table = expectation.expect(
         machine,
-        users=chosen.users,
+        users=[checks.whole("--users", one, most=checks.MOST_USERS) for one in chosen.users],
         answers=_answers(chosen),
         load="rounds" if chosen.rounds else "closed",
         seed=chosen.seed,
@@ -175,10 +175,21 @@ def _day(chosen: argparse.Namespace) -> None:
     )
     _print(found.totals())
     if not found.kept:
-        whose = "This policy does" if chosen.target else "None of the policies that were tried does"
-        print(f"{whose} not keep the limit over the day: replicas start too late for it.")
+        print(_why_not_kept(chosen))
     _print(found.hours)
     print(_shape_said(chosen), _ARRIVALS, _PRICES, sep="\n")
+
+
+def _why_not_kept(chosen: argparse.Namespace) -> str:
+    if chosen.target:
+        return (
+            "This policy does not keep the limit over the day: it has too few replicas, or they "
+            "start too late."
+        )
+    return (  # each has room for twice the replicas that the peak takes
+        "None of the policies that were tried keeps the limit over the day: replicas start too "
+        "late for it."
+    )
 
 
 def _run(chosen: argparse.Namespace) -> None:
@@ -228,8 +239,14 @@ def _machine(chosen: argparse.Namespace) -> Machine:
             )
         return Machine.of_run(results.load(chosen.run), batch_size=chosen.batch)
     recipe = recipes.get()
+    model_id = recipe.model_id if chosen.model is None else chosen.model
+    if given[0] is None and models.named_b(model_id) is None:
+        raise WorkshopError(
+            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
+            "or -70B): give its two times, --prefill and --decode-step."
+        )
     return Machine.named(
-        recipe.model_id if chosen.model is None else chosen.model,
+        model_id,
         instance_type=recipe.instance_type if chosen.instance is None else chosen.instance,
         batch_size=recipe.batch_size if chosen.batch is None else chosen.batch,
         sequence_length=recipe.sequence_length

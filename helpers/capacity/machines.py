@@ -8,10 +8,11 @@ whole sequence length.
 from collections.abc import Iterable
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
-from helpers import checks, contracts, costs, recipes, twin
+from helpers import checks, contracts, costs, models, recipes, twin
 from helpers.capacity import sizing, sweeps
 from helpers.capacity.asked import Answers, Limits, Machine, check_limits, rate_per_s
 from helpers.errors import WorkshopError
@@ -29,8 +30,8 @@ def machines(
     limits: Limits,
     answers: Answers | None = None,
     sequence_length: int = 4096,
-    instances: Iterable[str] = tuple(costs.INSTANCES),
-    batch_sizes: Iterable[int] = BATCH_SIZES,
+    instances: str | Iterable[str] = tuple(costs.INSTANCES),
+    batch_sizes: int | Iterable[int] = BATCH_SIZES,
     seed: int = 0,
     ray: str | None = None,
 ) -> pd.DataFrame:
@@ -43,8 +44,8 @@ def machines(
         limits: What they are to get.
         answers: How long answers are.
         sequence_length: Tokens of a slot.
-        instances: SageMaker instance types.
-        batch_sizes: Static batch sizes.
+        instances: SageMaker instance types, one or several.
+        batch_sizes: Static batch sizes, one or several.
         seed: Chooses arrivals and lengths.
         ray: Address of a Ray cluster to work on; see `sweeps.each`.
 
@@ -60,14 +61,18 @@ def machines(
     check_limits(limits)
     model_id = recipes.get().model_id if model_id is None else model_id
     answers = answers or Answers()
-    names = [costs.instance(name).name for name in instances]
-    sizes = [checks.whole("A batch size", size) for size in batch_sizes]
+    names = [costs.instance(name).name for name in _several(instances)]
+    sizes = [checks.whole("A batch size", size) for size in _several(batch_sizes)]
     sequence_length = checks.whole("A sequence length", sequence_length)
     seed = checks.whole("A seed", seed, least=0)
     pairs = list(product(names, sizes))
     if not pairs:
         raise WorkshopError("Give at least one instance type and one batch size.")
-    twin.timing(model_id, instance_type=names[0], batch_size=1)  # refuses a model of unknown size
+    if models.named_b(model_id) is None:
+        raise WorkshopError(
+            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
+            "or -70B), so its times cannot be scaled: choose a name that says it."
+        )
     row = partial(
         _row,
         model_id=model_id,
@@ -80,6 +85,12 @@ def machines(
     rows = sweeps.each(row, pairs, requests=_REQUESTS_A_PAIR * len(pairs), address=ray)
     table = pd.DataFrame(rows).astype({"replicas": "Int64", "$ a month": "Int64"})
     return table.sort_values(["$ a month", "TTFT p95 (s)"], kind="stable", ignore_index=True)
+
+
+def _several(values: Any) -> list:
+    """One value or several, as a list."""
+    is_one = isinstance(values, str) or not isinstance(values, Iterable)
+    return [values] if is_one else list(values)
 
 
 def _row(

@@ -216,7 +216,8 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
             f"With {tokens:g} output tokens nothing is left for decode steps beside "
             f"{prefill_s:.3g} s of prefill: say how many there were (output_tokens=)."
         )
-    name = next((row[key] for key in ("source", "model_id") if row.get(key)), "a table")
+    names = (row.get(key) for key in ("source", "model_id"))
+    name = next((one for one in names if not _is_empty(one)), "a table")
     slots = _agreed(batch_size, _batch_size(_value(row, _SLOTS)), name)
     assumed = "" if known or output_tokens else " assumed"
     return Calibration(
@@ -466,7 +467,7 @@ def _tolerance(run: Any, name: str) -> float:
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
     chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
-    return max(_LEAST_TOLERANCE, chance) + own.get(name, 0.0)
+    return max(_LEAST_TOLERANCE, chance) + own[name]
 
 
 def _slots(runs: list) -> int | None:
