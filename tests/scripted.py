@@ -78,6 +78,7 @@ class ScriptedEndpoint:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128  # of connections at once, however late this thread is
 
             def handle_error(self, request, client_address):
                 """Stay quiet: clients that hang up are what the tests are about."""
