@@ -7,7 +7,8 @@ prefill as in optimum-neuron.
 
 Both constants are defaults of TGI's launcher, which the containers start without naming either
 (optimum-neuron 0.0.22 to 0.0.28, `sagemaker-entrypoint.sh`); an environment that does name them
-(`WAITING_SERVED_RATIO`, `MAX_WAITING_TOKENS`) is not modelled.
+(`WAITING_SERVED_RATIO`, `MAX_WAITING_TOKENS`) is not modeled. Nor is TGI's budget of tokens: slots
+times their length, it holds back requests only where very long prompts meet long answers.
 """
 
 import math
