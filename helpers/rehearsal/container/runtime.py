@@ -177,8 +177,8 @@ class Runtime:
         reply = text.reply(asked.question, max_tokens=asked.max_tokens, stop=stop, seed=self._seed)
         sink = self._sink(call, reply)
         replica = sink.replica
-        self._limit(call, is_behind=replica.is_behind)
         key = replica.submit(sink, reply.output_tokens)
+        self._limit(call, is_behind=replica.is_behind)
         try:
             if await call.done == "complete":
                 call.finish = reply.finish
@@ -298,13 +298,14 @@ class Runtime:
         return outlet
 
     def _limit(self, call: Call, *, is_behind: Callable[[float], bool] = never_behind) -> None:
+        """Give the container its time, from now: what it took to get there is this machine's."""
         limit_s = call.door.limit_s(asked_stream=call.asked.stream) / call.speed
 
         def time_out() -> None:
             call.finish_as("timeout")
             call.door.time_out()
 
-        call.timers.append(Timer(call.arrival_s + limit_s, time_out, is_behind=is_behind))
+        call.timers.append(Timer(call.now_s() + limit_s, time_out, is_behind=is_behind))
 
     # --- faults, records, containers
 
