@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with rehearsing.server(tmp_path_factory.mktemp("many"), speed=7200) as running:
+    with rehearsing.server(tmp_path_factory.mktemp("many"), speed=1800) as running:
         yield running
 
 
@@ -29,7 +29,7 @@ def took_part(server, tmp_path_factory):
         env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     return json.loads(told.read_text())
