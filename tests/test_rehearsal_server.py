@@ -141,7 +141,8 @@ class Running:
             client.close()
 
     def still_serves(self):
-        return self.get("/x")[0].status == 200
+        """Once at least: a busy machine may take longer for a request than these limits allow."""
+        return any(self.get("/x")[0].status == 200 for _ in range(10))
 
 
 def read_all(connection):
