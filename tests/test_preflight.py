@@ -4,6 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 
 import boto3
 import made_things as made
@@ -760,7 +761,7 @@ def test_what_is_tight_or_assumed_is_a_warning(here, name, recipe, remedy):
 def results(*states):
     return [
         Result(name, state, f"{name} is {state}", f"Mend {name}." if state != OK else "")
-        for name, state in zip(CHECKS, states, strict=False)
+        for name, state in zip_longest(CHECKS, states, fillvalue=OK)
     ]
 
 
@@ -778,6 +779,23 @@ def test_warnings_and_what_was_not_checked_stop_nothing():
     assert preflight.require(results(OK, WARNING, NOT_CHECKED)) == (
         "Nothing known keeps it from coming up; not checked: permissions."
     )
+
+
+def test_a_verdict_on_some_of_the_checks_says_so():
+    few = [one for one in results() if one.check in ("quota", "price")]
+    assert preflight.require(few) == (
+        f"Nothing known keeps it from coming up. That is what 2 of {len(CHECKS)} checks say."
+    )
+
+
+def test_every_option_of_the_command_line_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Returns:" not in said
+    assert "a check that may fail" in said
+    assert "instances behind the endpoint" in said
+    assert "a region that a deployment may move to" in said
 
 
 def test_what_is_overridden_is_said(here):

@@ -107,6 +107,29 @@ def test_a_server_outlives_its_starter_and_serves_until_it_is_stopped(here):
     assert launch.stop(here) is False
 
 
+def test_a_server_too_busy_to_answer_at_once_is_stopped_all_the_same(here, monkeypatch):
+    info = launch.ensure(here)
+    monkeypatch.setattr(launch, "_ANSWER_S", 0.2)
+    os.kill(info.pid, signal.SIGSTOP)
+    going_on = threading.Timer(1, os.kill, (info.pid, signal.SIGCONT))
+    going_on.start()
+    assert launch.stop(here) is True
+    going_on.join()
+    assert state_of(info.pid) in ("", "Z")
+
+
+def test_a_server_that_never_answers_is_said_to_be_there(here, monkeypatch):
+    info = launch.ensure(here)
+    os.kill(info.pid, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(launch, "_ANSWER_S", 0.2)
+            with pytest.raises(RehearsalError, match=f"did not stop .* `kill {info.pid}`"):
+                launch.stop(here, timeout_s=0.5)
+    finally:
+        os.kill(info.pid, signal.SIGCONT)
+
+
 def state_of(pid):
     """The first letter of what `ps` says about a process, nothing when it is gone."""
     command = ["ps", "-o", "stat=", "-p", str(pid)]
