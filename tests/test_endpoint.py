@@ -550,6 +550,18 @@ def test_without_an_endpoint_it_says_which_notebook_makes_one(session):
         endpoint.find(session, "inf2-workshop-none")
 
 
+def test_who_may_not_look_at_a_name_is_told_that_it_is_none_of_the_workshops(served):
+    session, made = served
+    rehearsing.refuse(session, "DescribeEndpoint", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError) as refused:
+        endpoint.find(session, "some-other")
+    rehearsing.restore()
+    assert str(refused.value).startswith(
+        f"No endpoint of the workshop's is called some-other; yours: {made.name}. The endpoint "
+    )
+    assert "not allowed to call DescribeEndpoint" in str(refused.value)
+
+
 def test_the_only_endpoint_is_found_and_so_is_a_named_one(served):
     session, made = served
     assert endpoint.find(session) == endpoint.find(session, made.name, in_service=True) == made

@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quota",
         type=_whole,
         metavar="N",
-        help="instances of each type that the account may have in a region (default: 20)",
+        help="instances of each type that an account may have in a region (default: 20)",
     )
     parser.add_argument(
         "--cut",
