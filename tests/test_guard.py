@@ -434,9 +434,10 @@ def test_who_changes_anothers_time_to_live_changes_the_owners_schedule(
     assert tag(session, made) == due.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_who_cancels_anothers_time_to_live_deletes_the_owners_schedule(session, anna):
+def test_who_cancels_anothers_time_to_live_deletes_the_owners_schedule(session, anna, capsys):
     made = deploy(session)
     guard.cancel(anna, made.name)
+    assert f"until {session.participant} runs 08_clean_up" in capsys.readouterr().out
     assert guard.expiry(session, made.name) is None
     assert schedules(session) == []
 

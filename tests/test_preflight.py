@@ -787,7 +787,7 @@ def test_warnings_and_what_was_not_checked_stop_nothing():
 
 def test_a_verdict_on_some_of_the_checks_says_so():
     assert preflight.require(results(OK, OK)) == (
-        f"Nothing known keeps it from coming up. That is what 2 of {len(CHECKS)} checks say."
+        f"Nothing known keeps it from coming up. Asked for: 2 of {len(CHECKS)} checks."
     )
 
 

@@ -263,13 +263,15 @@ def cancel(session: Session, name: str | None = None) -> None:
         EndpointMissing: When there is no such endpoint.
         GuardError: When the schedule cannot be deleted, or is another's and may not be.
     """
-    session, endpoint = _to_change(session, name)
+    asking = session
+    session, endpoint = _to_change(asking, name)
     groups = _groups_with(session, endpoint.name)
     had_one = any([_delete(session, endpoint.name, group) for group in groups])
     _tag(session, endpoint.name, None)
     price = f"${endpoint.price_per_hour:.2f} an hour" if endpoint.price_per_hour else "by the hour"
     had = "has no time to live any more" if had_one else "had no time to live"
-    session.say(f"{endpoint.name} {had}: it bills {price} until you run 08_clean_up.")
+    who = "you run" if session is asking else f"{session.participant} runs"
+    session.say(f"{endpoint.name} {had}: it bills {price} until {who} 08_clean_up.")
 
 
 def in_hours(session: Session, hours: float, *, never: str = "None for none") -> datetime:

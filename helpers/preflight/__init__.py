@@ -181,7 +181,7 @@ def _what_is_known(results: Iterable[Result]) -> str:
     """What a deployment may meet although nothing stops it."""
     results = list(results)
     asked = len({one.check.split()[0] for one in results})
-    only = f" That is what {asked} of {len(CHECKS)} checks say." if asked < len(CHECKS) else ""
+    only = f" Asked for: {asked} of {len(CHECKS)} checks." if asked < len(CHECKS) else ""
     overridden = [f"{one.check}, which says {one.said}" for one in results if one.state == FAILED]
     open_ = [one.check for one in results if one.state == NOT_CHECKED]
     else_ = " else" if overridden else ""
