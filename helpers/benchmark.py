@@ -467,9 +467,15 @@ def _play(subject: Subject, plan: _Plan, recorder: Recorder, drive: Drive) -> Ru
             count_tokens=subject.counter.count,
             part=recorder.part,
         )
-    except (InvocationError, SettingsError):
+    except (InvocationError, SettingsError) as error:
         if not recorder.records:
             recorder.discard()  # no connection: nothing was sent
+        url = subject.config["endpoint"].get("url")
+        if url and getattr(error, "kind", "") == "connection":  # a server of one's own
+            raise InvocationError(
+                f"Nothing answers at {url}: is the server up, and the address right?",
+                kind="connection",
+            ) from error
         raise
     except (KeyboardInterrupt, ClusterError):
         progress.close()

@@ -4,6 +4,7 @@
     python -m helpers.guard --extend 2      let it live for at least two more hours from now on
     python -m helpers.guard --limit 2       let it live for two hours from now on, no more, no less
     python -m helpers.guard --cancel        let it live, and bill, until somebody deletes it
+    python -m helpers.guard --endpoint NAME --extend 2    of several, or another participant's
 
 Hours are the reader's, as in the notebooks: a rehearsal's clock runs ahead, see `aws_hours`. The
 schedule behind it is `helpers.endpoint.lifetime`: a deployment makes it.
@@ -41,6 +42,8 @@ from helpers.endpoint.lifetime import (
     keep,
     limit,
     mend,
+    of_owner,
+    owner_of,
     protect,
     remove,
     remove_group,
@@ -97,9 +100,12 @@ def _running(session: Session, endpoint: Endpoint) -> str:
     if endpoint.status == "Deleting":
         return f"{endpoint.name} is being deleted"
     hours = (session.clock.now() - endpoint.created).total_seconds() / 3600
+    owner = owner_of(session, endpoint)
+    of = "" if owner == session.participant else f" of participant {owner}"
+    due = expiry(of_owner(session, owner), endpoint.name)
     return (
-        f"{endpoint.name} is {endpoint.status} since {in_utc(endpoint.created)}, {hours:.1f} h, "
-        f"{_cost(session, endpoint)}; it {when(session, expiry(session, endpoint.name))}"
+        f"{endpoint.name}{of} is {endpoint.status} since {in_utc(endpoint.created)}, "
+        f"{hours:.1f} h, {_cost(session, endpoint)}; it {when(session, due)}"
     )
 
 
@@ -136,6 +142,8 @@ def _run(chosen: argparse.Namespace) -> None:
             return
     if chosen.cancel:
         cancel(session, chosen.endpoint)
+    elif chosen.endpoint:
+        session.say_measured(_running(session, endpoints.look(session, chosen.endpoint)))
     else:
         say_running(session)
 
@@ -147,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "in the notebooks: in rehearsal more of AWS's hours pass in each.",
     )
     add = parser.add_argument
-    add("--endpoint", type=_name, metavar="NAME", help="default: the one that is yours")
+    add("--endpoint", type=_name, metavar="NAME", help="default: what is yours")
     add("--region", help="default: as in the notebooks")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--extend", type=float, metavar="HOURS", help="let it live at least so long from now on")

@@ -176,6 +176,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "AWS Neuron, runtime troubleshooting (2026-11); the remedies for SageMaker are derived",
     ),
     Symptom(
+        "a GPU's memory",
+        r"\bCUDA\b.{0,20}\bout of memory",
+        "A GPU has no memory left. That is no message of these containers: inf2 has Neuron cores "
+        "and no GPU.",
+        "Look for the program that wrote it, on another machine or behind another endpoint.",
+        "PyTorch, CUDACachingAllocator.cpp (2026-11)",
+    ),
+    Symptom(
         "out of memory",
         r"\bOut ?Of ?Memory(Error)?\b|\bOOM\b|OOMKilled|Failed to allocate \d|NRT_RESOURCE\b"
         r"|Failed to alloc(ate)? DEVICE memory|status=4 message=.Allocation Failure",
@@ -207,7 +215,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "no quota",
         r"account-level service limit '.{1,80} for endpoint usage' is 0 ",
-        "The account may have no {instance_type} endpoint in {region}: many accounts start at 0.",
+        "The account may have no endpoint on {instance_type} in {region}: many accounts start at "
+        "0.",
         "Request {quota_code} in Service Quotas (service code sagemaker) in {region}, a day or "
         "more before the workshop, or choose another region or instance.",
         _NOTES,
@@ -242,8 +251,9 @@ SYMPTOMS: tuple[Symptom, ...] = (
         r"is not a role\b",
         "You are not signed in with a role, as on a laptop, so there is none for SageMaker to take "
         "over.",
-        "Set ROLE_ARN in notebook 01 (or WORKSHOP_ROLE_ARN) to the ARN of a role that SageMaker "
-        "may assume.",
+        "Deploy iam/template.yaml, whose inf2-workshop-execution is found by its name; or set "
+        "ROLE_ARN in notebook 01 (or WORKSHOP_ROLE_ARN) to the ARN of a role that SageMaker may "
+        "assume.",
         _NOTES,
     ),
     Symptom(
@@ -314,6 +324,15 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "it could not be deleted, or it guards what still bills.",
         "Do what stands behind `kept:`, then run 08_clean_up again.",
         "helpers/cleanup/deletion.py",
+    ),
+    Symptom(
+        "not looked at",
+        r"\bNot looked at in ",
+        "Clean-up could not look there, for the reason in brackets, so something may be there that "
+        "bills.",
+        "Ask for the right that is missing, or let the instructor look; then run 08_clean_up "
+        "again.",
+        "helpers/cleanup/view.py",
     ),
     # --- what a chat or a benchmark meets
     Symptom(

@@ -117,10 +117,12 @@ def _engine(options: argparse.Namespace) -> dict:
 
 def _show(voice: Voice, found: list[Run], options: argparse.Namespace) -> None:
     for run in found:
+        whose = f"{plan.Load.of_config(run.config['load']).who}: " if len(found) > 1 else ""
         for check in run.summary["audit"]["checks"]:
             if check["level"] != "ok":
                 voice.say(
-                    f"{check['level']}: {check['check']}: {check['found']}; {check['advice']}"
+                    f"{whose}{check['level']}: {check['check']}: {check['found']}; "
+                    f"{check['advice']}"
                 )
     voice.say(metrics.table(found).to_string(index=False))
     for run in found:
@@ -196,7 +198,8 @@ def parser() -> argparse.ArgumentParser:
             f"--stddev-{what}-tokens",
             type=float,
             default=0.0,
-            help="of these lengths, which are drawn around that mean (default: all alike)",
+            help="standard deviation of these lengths, drawn around that mean (default: 0, all "
+            "alike)",
         )
     add("--seed", type=int, default=0, help="chooses prompts, lengths and arrivals")
     add(

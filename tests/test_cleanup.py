@@ -846,7 +846,7 @@ def test_without_a_terminal_nothing_is_deleted_unless_told_so(session, run):
     name = small(session)
     status, said = run("--participant", session.participant)
     assert status == 1
-    assert said.splitlines()[-1].startswith("SettingsError: Nobody can be asked here: give --yes")
+    assert said.splitlines()[-1].startswith("Nobody can be asked here: give --yes")
     assert statuses(session, name)
     status, said = run("--yes", "--participant", session.participant)
     assert status == 0
@@ -951,4 +951,4 @@ def test_the_instructors_view_from_the_command_line(session, run):
 
 def test_a_mistake_is_a_sentence(shared, capsys):
     assert command.main(("--dry-run", "--region", "mars")) == 1
-    assert capsys.readouterr().err.startswith("SettingsError: 'mars' is not an AWS region")
+    assert capsys.readouterr().err.startswith("'mars' is not an AWS region")

@@ -400,7 +400,7 @@ def test_an_endpoint_of_another_participant_is_neither_attached_to_nor_replaced(
         put(otto_b, theirs)
     rehearsing.restore()
     assert endpoint.look(otto, made.name).created == made.created
-    assert guard.expiry(otto_b, made.name) is None
+    assert resources.groups_with(otto_b, made.name) == [guard.group_of(otto)]
 
 
 def test_what_another_participants_deployment_left_is_not_removed(alike):
@@ -418,8 +418,7 @@ def test_two_of_one_name_made_at_once_leave_no_guard_of_the_others(alike):
     with pytest.raises(EndpointError, match="is participant otto's"):
         put(otto_b, theirs)
     name = resources.name_of("otto", "b-x")
-    assert guard.expiry(otto, name)
-    assert guard.expiry(otto_b, name) is None
+    assert resources.groups_with(otto_b, name) == [guard.group_of(otto)]
 
 
 # --- what it has cost at most
@@ -548,6 +547,18 @@ def test_without_an_endpoint_it_says_which_notebook_makes_one(session):
         endpoint.find(session)
     with pytest.raises(EndpointMissing, match="run 03_deploy_endpoint"):
         endpoint.find(session, "inf2-workshop-none")
+
+
+def test_who_may_not_look_at_a_name_is_told_that_it_is_none_of_the_workshops(served):
+    session, made = served
+    rehearsing.refuse(session, "DescribeEndpoint", "AccessDeniedException", "no")
+    with pytest.raises(EndpointError) as refused:
+        endpoint.find(session, "some-other")
+    rehearsing.restore()
+    assert str(refused.value).startswith(
+        f"No endpoint of the workshop's is called some-other; yours: {made.name}. The endpoint "
+    )
+    assert "not allowed to call DescribeEndpoint" in str(refused.value)
 
 
 def test_the_only_endpoint_is_found_and_so_is_a_named_one(served):

@@ -412,6 +412,94 @@ def test_what_the_scheduler_refuses_is_one_sentence(session, operation, call):
         call(session, made.name)
 
 
+# --- another participant's
+
+
+@pytest.fixture
+def anna(session, shared):
+    """Another participant, who has nothing."""
+    return rehearsing.participant(shared, f"{session.participant}-anna")
+
+
+@pytest.mark.parametrize("change", [guard.limit, guard.extend])
+def test_who_changes_anothers_time_to_live_changes_the_owners_schedule(
+    session, anna, change, capsys
+):
+    made = deploy(session, ttl_h=LONG_H / 2)
+    due = change(anna, made.name, hours=LONG_H)
+    assert f"{made.name} is {session.participant}'s, and you are" in capsys.readouterr().out
+    assert guard.expiry(session, made.name) == due
+    assert hours_to(session, due) == pytest.approx(LONG_H, abs=1)
+    assert schedules(anna) == []
+    assert tag(session, made) == due.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_who_cancels_anothers_time_to_live_deletes_the_owners_schedule(session, anna, capsys):
+    made = deploy(session)
+    guard.cancel(anna, made.name)
+    assert f"until {session.participant} runs 08_clean_up" in capsys.readouterr().out
+    assert guard.expiry(session, made.name) is None
+    assert schedules(session) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda session, name: guard.extend(session, name, hours=2 * LONG_H),
+        lambda session, name: guard.limit(session, name, hours=1),
+        lambda session, name: guard.cancel(session, name),
+    ],
+)
+def test_who_may_not_change_anothers_endpoint_is_told_whose_it_is(session, anna, change):
+    made = deploy(session)
+    due = guard.expiry(session, made.name)
+    rehearsing.refuse(session, "AddTags", "AccessDeniedException", "no")
+    whose = f"is {session.participant}'s, and how long it lives is for {session.participant} or an"
+    with pytest.raises(GuardError, match=whose):
+        change(anna, made.name)
+    assert guard.expiry(session, made.name) == due
+
+
+def protect_as(anna, made, hours):
+    """A schedule for an endpoint in another's group, as earlier versions made it."""
+    return guard.protect(anna, made.name, hours=hours, recipe_name="")
+
+
+def test_the_first_of_several_schedules_is_when_an_endpoint_deletes_itself(session, anna):
+    made = deploy(session)
+    due = protect_as(anna, made, LONG_H / 2)
+    assert guard.expiry(session, made.name) == due
+    guard.limit(session, hours=LONG_H)
+    assert hours_to(session, guard.expiry(session, made.name)) == pytest.approx(LONG_H, abs=1)
+    protect_as(anna, made, LONG_H / 2)
+    guard.cancel(session)
+    assert guard.expiry(session, made.name) is None
+    cleanup.delete(anna)
+
+
+def test_a_clean_up_takes_a_schedule_for_anothers_endpoint_and_leaves_the_endpoints_own(
+    session, anna
+):
+    made = deploy(session)
+    due = guard.expiry(session, made.name)
+    protect_as(anna, made, 2 * LONG_H)
+    deleted = cleanup.delete(anna)
+    assert sorted(deleted["kind"]) == ["schedule", "schedule group"]
+    assert set(deleted["result"]) == {"deleted"}
+    assert guard.expiry(session, made.name) == due
+    assert [one.name for one in schedules(session)] == [made.name]
+
+
+def test_an_endpoint_that_is_named_is_shown_with_whose_it_is(session, anna, capsys, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_PARTICIPANT", anna.participant)
+    made = deploy(session)
+    capsys.readouterr()
+    assert guard.main(["--endpoint", made.name]) == 0
+    line = capsys.readouterr().out
+    assert f"{made.name} of participant {session.participant} is " in line
+    assert "; it deletes itself at 20" in line
+
+
 # --- what is running
 
 

@@ -37,6 +37,7 @@ DEPLOYING = [
     "sagemaker.CreateModel",
     "sagemaker.CreateEndpointConfig",
     "sagemaker.CreateEndpoint",
+    "scheduler.ListSchedules",
     "scheduler.GetSchedule",
     "sagemaker.ListTags",
 ]

@@ -764,6 +764,11 @@ def results(*states):
     ]
 
 
+def all_of(*states):
+    """The same, and all the other checks, which are ok."""
+    return results(*states, *[OK] * (len(CHECKS) - len(states)))
+
+
 def test_every_failed_check_is_named_with_what_to_do():
     with pytest.raises(PreflightError) as stopped:
         preflight.require(results(OK, FAILED, WARNING, FAILED))
@@ -775,13 +780,29 @@ def test_every_failed_check_is_named_with_what_to_do():
 
 
 def test_warnings_and_what_was_not_checked_stop_nothing():
-    assert preflight.require(results(OK, WARNING, NOT_CHECKED)) == (
+    assert preflight.require(all_of(OK, WARNING, NOT_CHECKED)) == (
         "Nothing known keeps it from coming up; not checked: permissions."
     )
 
 
+def test_a_verdict_on_some_of_the_checks_says_so():
+    assert preflight.require(results(OK, OK)) == (
+        f"Nothing known keeps it from coming up. Asked for: 2 of {len(CHECKS)} checks."
+    )
+
+
+def test_every_option_of_the_command_line_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Returns:" not in said
+    assert "a check that may fail" in said
+    assert "instances behind the endpoint" in said
+    assert "a region that a deployment may move to" in said
+
+
 def test_what_is_overridden_is_said(here):
-    assert preflight.require(results(OK, FAILED, FAILED), override=CHECKS) == (
+    assert preflight.require(all_of(OK, FAILED, FAILED), override=CHECKS) == (
         "Overridden: role, which says role is failed; permissions, which says permissions is "
         "failed. Nothing else known keeps it from coming up."
     )

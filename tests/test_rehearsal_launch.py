@@ -107,6 +107,40 @@ def test_a_server_outlives_its_starter_and_serves_until_it_is_stopped(here):
     assert launch.stop(here) is False
 
 
+def test_a_server_too_busy_to_answer_at_once_is_stopped_all_the_same(here, monkeypatch):
+    info = launch.ensure(here)
+    monkeypatch.setattr(launch, "_ANSWER_S", 0.2)
+    os.kill(info.pid, signal.SIGSTOP)
+    going_on = threading.Timer(1, os.kill, (info.pid, signal.SIGCONT))
+    going_on.start()
+    assert launch.stop(here) is True
+    going_on.join()
+    assert state_of(info.pid) in ("", "Z")
+
+
+def test_a_server_that_never_answers_is_said_to_be_there(here, monkeypatch):
+    info = launch.ensure(here)
+    os.kill(info.pid, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(launch, "_ANSWER_S", 0.2)
+            with pytest.raises(RehearsalError, match=f"did not stop .* `kill {info.pid}`"):
+                launch.stop(here, timeout_s=0.5)
+    finally:
+        os.kill(info.pid, signal.SIGCONT)
+
+
+def test_the_accounts_quota_can_be_given_at_the_start(here):
+    process = serve(here, "--port", "0", "--quota", "31")
+    try:
+        url = read_exports(process)["AWS_ENDPOINT_URL"]
+        client = boto3.client("service-quotas", endpoint_url=url, region_name="us-east-1", **keys())
+        told = client.get_service_quota(ServiceCode="sagemaker", QuotaCode="L-286C98BC")
+        assert told["Quota"]["Value"] == 31
+    finally:
+        end(process)
+
+
 def state_of(pid):
     """The first letter of what `ps` says about a process, nothing when it is gone."""
     command = ["ps", "-o", "stat=", "-p", str(pid)]
@@ -313,6 +347,7 @@ def test_a_server_in_use_does_not_stop_for_idleness(here):
         (["--speed", "0"], "must be more than 0"),
         (["--speed", "nan"], "0 or more"),
         (["--speed", "fast"], "--speed"),
+        (["--quota", "many"], "a whole number of instances"),
         (["--speed", "1e18"], "at most 86400"),
         (["--idle-minutes", "-1"], "0 or more"),
     ],

@@ -183,6 +183,7 @@ def test_on_a_laptop_the_role_has_to_be_named(laptop):  # preflight: role
     for said in (str(seen.value), sdks + "therefore it cannot be used as a SageMaker role"):
         found = symptoms.recognize(said)
         assert (found.name, "ROLE_ARN" in found.remedy) == ("no role", True)
+        assert found.remedy.startswith("Deploy iam/template.yaml")
     given = "arn:aws:iam::123456789012:role/inf2-workshop-execution"
     assert laptop.role(given) == given  # the remedy
 
@@ -377,6 +378,9 @@ def test_the_hubs_refusals_are_told_apart(token, symptom):
         ("Received server error (500) from primary and could not load", "generation failed"),
         ('ModelError: Received client error (429) with message "full"', "overloaded"),
         ("weights folder x: kept: not confirmed.", "kept by clean-up"),
+        ("Not looked at in us-west-2", "not looked at"),
+        ("Not looked at in us-west-2: anything (not allowed to call ListEndpoints).", "right miss"),
+        ("RuntimeError: CUDA out of memory. Tried to allocate 2 GiB", "a GPU's memory"),
         ("ModelError: `inputs` must have less than 4000 tokens. Given: 512", None),
         ("INFO NRT:nrt_init started, nothing was kept", None),
         ("time to first token 505.33 ms, 24.0 s in all", None),

@@ -129,6 +129,21 @@ def test_a_run_that_fails_its_audit_is_no_success(here, tmp_path):
     assert run(tmp_path, "--concurrency", "1", "--sampling", '{"top_p": 1.0}') == 1
 
 
+def test_in_a_sweep_each_finding_of_an_audit_says_whose_it_is(here, tmp_path, capsys):
+    assert run(tmp_path, "--concurrency", "1,2", "--sampling", '{"top_p": 1.0}') == 1
+    said = capsys.readouterr().out
+    for who in ("1 user", "2 users"):
+        assert f"[rehearsal] {who}: invalid: " in said
+
+
+def test_a_server_that_is_down_is_named_by_its_url(capsys, tmp_path):
+    url = "http://127.0.0.1:9/v1"
+    assert terminal.main(["--openai-url", url, "--model", "m", "--results", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"Nothing answers at {url}: is the server up, and the address right?" in said
+    assert "region" not in said
+
+
 # --- broken runs ----------------------------------------------------------------------------------
 
 

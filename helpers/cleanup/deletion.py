@@ -1,7 +1,7 @@
 """Delete what a view shows, in the order in which it is safe to be interrupted, and verify it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -345,6 +345,8 @@ class _Deletion:
             there = resources.describe(session, ENDPOINT, schedule.name)
             if not there:
                 self.due[schedule] = resources.due(session, schedule)
+            elif _is_anothers(schedule, resources.tags_of(session, there["EndpointArn"])):
+                return ""  # its owner's schedule is what guards it
         except EndpointError as error:
             return str(error)
         return "it deletes the endpoint, which is still there." if there else ""
@@ -390,15 +392,23 @@ def _up(session: Session, name: str) -> Mapping[str, Any] | None:
     return told if told and told["EndpointStatus"] not in (FAILED, "Deleting") else None
 
 
+def _is_anothers(guard: Found, tags: Mapping[str, str]) -> bool:
+    """Whether a schedule's endpoint has tags that say that it is not the schedule's owner's."""
+    return bool(guard.owner) and tags.get("participant", guard.owner) != guard.owner
+
+
 def _protect(
     session: Session, gone: Found, endpoint: Mapping[str, Any], was_due: datetime | None
 ) -> str:
     """Guard an endpoint again whose schedule has just been deleted; what to say of it."""
-    name, owner = endpoint["EndpointName"], gone.owner or session.participant
-    as_owner = replace(session, participant=owner)
-    as_owner._clients = session._clients
+    name, as_owner = (
+        endpoint["EndpointName"],
+        lifetime.of_owner(session, gone.owner or session.participant),
+    )
     try:
         tags = resources.tags_of(session, endpoint["EndpointArn"])
+        if _is_anothers(gone, tags):
+            return ""  # its owner's schedule is what guards it
         due = resources.expires_in(tags) or was_due
         if due is None and tags:
             return ""  # it was to have none

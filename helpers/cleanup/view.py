@@ -9,9 +9,9 @@ import pandas as pd
 from helpers import endpoint as endpoints
 from helpers import resources
 from helpers.containers import INF2_48XLARGE_REGIONS
-from helpers.endpoint import Endpoint
+from helpers.endpoint import Endpoint, lifetime
 from helpers.errors import EndpointError
-from helpers.resources import ENDPOINT, FAILED, SCHEDULE, Found, Kind, Unseen
+from helpers.resources import ENDPOINT, FAILED, Found, Kind, Unseen
 from helpers.session import Session, in_utc
 
 ALL_REGIONS = "all"
@@ -105,19 +105,7 @@ def look(
         unseen = [one for _, there in looked for one in there]
         running = [one for one in found.values() if one.kind is ENDPOINT]
         told = list(pool.map(lambda one: _running(sessions[one.region], one), running))
-        schedules = {(one.region, one.name): one for one in found.values() if one.kind is SCHEDULE}
-        due = list(
-            pool.map(
-                lambda one: _due(
-                    sessions[one.region],
-                    schedules.get((one.region, one.name)),
-                    is_seen=not any(
-                        SCHEDULE in hidden.kinds for hidden in unseen if hidden.region == one.region
-                    ),
-                ),
-                running,
-            )
-        )
+        due = list(pool.map(lambda one: _due(sessions[one.region], one), running))
     blind = [one for one in unseen if ENDPOINT in one.kinds]
     if {one.region for one in blind} == set(sessions):
         raise EndpointError(
@@ -224,12 +212,11 @@ def _running(session: Session, found: Found) -> Endpoint | None:
         return None
 
 
-def _due(session: Session, schedule: Found | None, *, is_seen: bool) -> str:
-    """When an endpoint is deleted by its schedule, which alone does it: a tag only says so."""
-    if schedule is None:
-        return "never" if is_seen else "unknown"
+def _due(session: Session, found: Found) -> str:
+    """When an endpoint is deleted by a schedule, which alone does it: a tag only says so."""
+    owned = lifetime.of_owner(session, found.owner or session.participant)
     try:
-        due = resources.due(session, schedule)
+        due = lifetime.expiry(owned, found.name)
     except EndpointError:
         return "unknown"
     return in_utc(due) if due else "never"

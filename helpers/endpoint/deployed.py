@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from helpers import contracts, costs, hub, resources
 from helpers.errors import EndpointError, EndpointMissing
 from helpers.recipes import RECIPES
-from helpers.resources import CONFIG, ENDPOINT, IN_PROGRESS, MODEL
+from helpers.resources import CONFIG, ENDPOINT, IN_PROGRESS, MODEL, PREFIX, Found
 from helpers.session import Session
 
 DELETE_TIMEOUT_S = 900
@@ -98,7 +98,7 @@ def find(session: Session, name: str | None = None, *, in_service: bool = False)
         EndpointMissing: When there is none.
         EndpointError: When there are several, or it is not in service though asked for.
     """
-    found = look(session, name) if name else _only_one(session)
+    found = _named(session, name) if name else _only_one(session)
     if in_service and found.status != "InService":
         raise EndpointError(
             f"Endpoint {found.name} is {found.status}: run 03_deploy_endpoint, it waits until the "
@@ -107,12 +107,30 @@ def find(session: Session, name: str | None = None, *, in_service: bool = False)
     return found
 
 
+def _named(session: Session, name: str) -> Endpoint:
+    """An endpoint by name; where it is none of the workshop's and may not be seen, says so."""
+    try:
+        return look(session, name)
+    except EndpointMissing:
+        raise
+    except EndpointError as error:
+        if name.startswith(f"{PREFIX}-"):
+            raise
+        problem = str(error)
+    yours = ""
+    with contextlib.suppress(EndpointError):
+        yours = "; yours: " + (", ".join(one.name for one in _mine(session)) or "none")
+    raise EndpointError(f"No endpoint of the workshop's is called {name}{yours}. {problem}")
+
+
+def _mine(session: Session) -> list[Found]:
+    """The participant's endpoints, without those that are as good as gone."""
+    found = resources.of_participant(session, ENDPOINT)
+    return [one for one in found if one.status != "Deleting"]
+
+
 def _only_one(session: Session) -> Endpoint:
-    mine = [
-        one
-        for one in resources.of_participant(session, ENDPOINT)
-        if one.status != "Deleting"  # as good as gone
-    ]
+    mine = _mine(session)
     if not mine:
         raise EndpointMissing(
             f"Participant {session.participant} has no endpoint in {session.region}: "

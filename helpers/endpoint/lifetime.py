@@ -1,11 +1,13 @@
 """A time to live for endpoints: a schedule inside AWS deletes them, also when the laptop is closed.
 
 Each endpoint has a one-time schedule of EventBridge Scheduler of its own name, in a group that
-carries the participant's tags (schedules cannot). It is there before the endpoint is.
+carries the participant's tags (schedules cannot). It is there before the endpoint is. Whoever
+changes it changes its owner's, whom the endpoint's tag names.
 """
 
 import contextlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,13 +52,27 @@ def aws_hours(session: Session, hours: float | None) -> float | None:
 def expiry(session: Session, name: str) -> datetime | None:
     """When an endpoint deletes itself, AWS time; None when nothing will delete it.
 
-    It is in the past while AWS has not succeeded yet.
+    Whosever schedule does it: the first counts. It is in the past while AWS has not succeeded yet.
 
     Raises:
         GuardError: When the scheduler cannot be asked.
     """
+    dues = [_due_in(session, group, name) for group in _groups_with(session, name)]
+    return min(filter(None, dues), default=None)
+
+
+def _groups_with(session: Session, name: str) -> list[str]:
+    """The participant's schedule group, and every other one with a schedule of that name."""
     try:
-        told = session.client("scheduler").get_schedule(GroupName=group_of(session), Name=name)
+        return list(dict.fromkeys([group_of(session), *resources.groups_with(session, name)]))
+    except (ClientError, BotoCoreError) as error:
+        problem = reason(error)
+    raise GuardError(f"The schedules of {name} cannot be listed: {problem}")
+
+
+def _due_in(session: Session, group: str, name: str) -> datetime | None:
+    try:
+        told = session.client("scheduler").get_schedule(GroupName=group, Name=name)
     except (ClientError, BotoCoreError) as error:
         if resources.is_missing(error):
             return None
@@ -64,6 +80,47 @@ def expiry(session: Session, name: str) -> datetime | None:
     else:
         return resources.moment(told)
     raise GuardError(f"The time to live of {name} cannot be read: {problem}")
+
+
+def of_owner(session: Session, owner: str) -> Session:
+    """The session as another participant's, whose schedule is meant; with the same clients."""
+    theirs = replace(session, participant=owner)
+    theirs._clients = session._clients
+    return theirs
+
+
+def owner_of(session: Session, endpoint: Endpoint) -> str:
+    """Whose an endpoint is: by its tag, else by its name; the participant's where neither tells."""
+    return endpoint.participant or resources.participant_in(endpoint.name) or session.participant
+
+
+def _to_change(session: Session, name: str | None) -> tuple[Session, Endpoint]:
+    """An endpoint, and the session in which its time to live may be changed: its owner's.
+
+    Raises:
+        EndpointMissing: When there is no such endpoint.
+        GuardError: When it is another's, and one may not change it.
+    """
+    endpoint = deployed.find(session, name)
+    owner = owner_of(session, endpoint)
+    if owner == session.participant:
+        return session, endpoint
+    # Policies tell endpoints apart by this tag, and schedules, which have none, not at all: who
+    # may not write it again may not end or prolong the endpoint either.
+    try:
+        told = resources.describe(session, resources.ENDPOINT, endpoint.name) or {}
+        session.client("sagemaker").add_tags(
+            ResourceArn=told["EndpointArn"], Tags=[{"Key": "participant", "Value": owner}]
+        )
+    except (ClientError, BotoCoreError, KeyError) as error:
+        problem = reason(error)
+    else:
+        session.say(f"{endpoint.name} is {owner}'s, and you are {session.participant}.")
+        return of_owner(session, owner), endpoint
+    raise GuardError(
+        f"{endpoint.name} is {owner}'s, and how long it lives is for {owner} or an instructor to "
+        f"say: {problem}"
+    )
 
 
 def protect(session: Session, name: str, *, hours: float, recipe_name: str) -> datetime:
@@ -120,10 +177,10 @@ def mend(session: Session, endpoint: Endpoint) -> datetime | None:
         SessionError: When there is no role for the scheduler.
     """
     due, wanted = (
-        expiry(session, endpoint.name),
+        _due_in(session, group_of(session), endpoint.name),
         resources.expires_in({"expires": endpoint.expires}),
     )
-    is_anothers = endpoint.participant not in ("", session.participant)
+    is_anothers = owner_of(session, endpoint) != session.participant
     if due or not wanted or is_anothers or endpoint.status == "Deleting":
         return due
     soonest = (session.clock.now() + timedelta(seconds=_SOONEST_S)).replace(microsecond=0)
@@ -139,7 +196,7 @@ def extend(session: Session, name: str | None = None, *, hours: float) -> dateti
     """Let an endpoint live for at least so many hours from now on; says when it deletes itself.
 
     It never shortens: an expiry that is later stays. An endpoint that is to have no time to live
-    is left alone: `limit` gives it one.
+    is left alone: `limit` gives it one. Another's is its owner's to extend, or an instructor's.
 
     Args:
         session: The workshop's session.
@@ -151,10 +208,10 @@ def extend(session: Session, name: str | None = None, *, hours: float) -> dateti
 
     Raises:
         EndpointMissing: When there is no such endpoint.
-        GuardError: When it cannot be scheduled.
+        GuardError: When it cannot be scheduled, or is another's and may not be changed.
     """
     wanted = in_hours(session, hours, never="guard.cancel, or --cancel, for none")
-    endpoint = deployed.find(session, name)
+    session, endpoint = _to_change(session, name)
     due = expiry(session, endpoint.name)
     if due is None and not resources.expires_in({"expires": endpoint.expires}):
         session.say(
@@ -183,14 +240,17 @@ def limit(session: Session, name: str | None = None, *, hours: float) -> datetim
 
     Raises:
         EndpointMissing: When there is no such endpoint.
-        GuardError: When it cannot be scheduled.
+        GuardError: When it cannot be scheduled, or is another's and may not be changed.
     """
     wanted = in_hours(session, hours, never="guard.cancel, or --cancel, for none")
-    return _limited(session, deployed.find(session, name), wanted)
+    return _limited(*_to_change(session, name), wanted)
 
 
 def _limited(session: Session, endpoint: Endpoint, due: datetime) -> datetime:
     _put(session, endpoint.name, due, endpoint.recipe_name)
+    for group in _groups_with(session, endpoint.name):
+        if group != group_of(session):  # one that somebody else has made
+            _delete(session, endpoint.name, group)
     _tag(session, endpoint.name, due)
     session.say_measured(f"{endpoint.name} {when(session, due)}")
     return due
@@ -201,14 +261,17 @@ def cancel(session: Session, name: str | None = None) -> None:
 
     Raises:
         EndpointMissing: When there is no such endpoint.
-        GuardError: When the schedule cannot be deleted.
+        GuardError: When the schedule cannot be deleted, or is another's and may not be.
     """
-    endpoint = deployed.find(session, name)
-    had_one = _delete(session, endpoint.name)
+    asking = session
+    session, endpoint = _to_change(asking, name)
+    groups = _groups_with(session, endpoint.name)
+    had_one = any([_delete(session, endpoint.name, group) for group in groups])
     _tag(session, endpoint.name, None)
     price = f"${endpoint.price_per_hour:.2f} an hour" if endpoint.price_per_hour else "by the hour"
     had = "has no time to live any more" if had_one else "had no time to live"
-    session.say(f"{endpoint.name} {had}: it bills {price} until you run 08_clean_up.")
+    who = "you run" if session is asking else f"{session.participant} runs"
+    session.say(f"{endpoint.name} {had}: it bills {price} until {who} 08_clean_up.")
 
 
 def in_hours(session: Session, hours: float, *, never: str = "None for none") -> datetime:
@@ -255,7 +318,7 @@ def remove(session: Session, name: str) -> bool:
         GuardError: When it cannot be deleted, or put back.
         EndpointError: When SageMaker cannot be asked.
     """
-    had_one = _delete(session, name)
+    had_one = _delete(session, name, group_of(session))
     remove_group(session)
     there = deployed.peek(session, name)
     if there and there.bills:
@@ -364,10 +427,9 @@ def _make_group(session: Session) -> None:
             raise
 
 
-def _delete(session: Session, name: str) -> bool:
-    client, group = session.client("scheduler"), group_of(session)
+def _delete(session: Session, name: str, group: str) -> bool:
     try:
-        client.delete_schedule(GroupName=group, Name=name)
+        session.client("scheduler").delete_schedule(GroupName=group, Name=name)
         return True
     except (ClientError, BotoCoreError) as error:
         if resources.is_missing(error):

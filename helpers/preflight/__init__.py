@@ -156,7 +156,8 @@ def require(results: Iterable[Result], *, override: str | Collection[str] = ()) 
         override: Names of checks that may fail.
 
     Returns:
-        A sentence or two: what is overridden, what was not checked, and that nothing else is known.
+        A sentence or two: what is overridden, what was not checked or not asked for, and that
+        nothing else is known.
 
     Raises:
         PreflightError: Names every failed check, what it found and what to do; or a name that is
@@ -178,12 +179,15 @@ def require(results: Iterable[Result], *, override: str | Collection[str] = ()) 
 
 def _what_is_known(results: Iterable[Result]) -> str:
     """What a deployment may meet although nothing stops it."""
+    results = list(results)
+    asked = len({one.check.split()[0] for one in results})
+    only = f" Asked for: {asked} of {len(CHECKS)} checks." if asked < len(CHECKS) else ""
     overridden = [f"{one.check}, which says {one.said}" for one in results if one.state == FAILED]
     open_ = [one.check for one in results if one.state == NOT_CHECKED]
     else_ = " else" if overridden else ""
     first = f"Overridden: {'; '.join(overridden)}. " if overridden else ""
     behind = f"; not checked: {', '.join(open_)}" if open_ else ""
-    return f"{first}Nothing{else_} known keeps it from coming up{behind}."
+    return f"{first}Nothing{else_} known keeps it from coming up{behind}.{only}"
 
 
 def _known(names: str | Iterable[str]) -> list[str]:

@@ -16,16 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when a deployment may begin, 1 when a check has failed.
     """
-    parser = argparse.ArgumentParser(prog="python -m helpers.preflight", description=main.__doc__)
-    parser.add_argument("--recipe", default=recipes.DEFAULT, choices=recipes.RECIPES)
-    parser.add_argument("--instance-type", metavar="TYPE", help="default: the recipe's")
-    parser.add_argument("--instance-count", type=int, default=1, metavar="N")
-    parser.add_argument("--region", metavar="REGION", help="default: the session's")
-    parser.add_argument("--or-region", action="append", metavar="REGION", help="a further one")
-    parser.add_argument("--role", metavar="ARN", help="execution role")
-    parser.add_argument("--only", action="append", metavar="CHECK", help=", ".join(CHECKS))
-    parser.add_argument("--override", action="append", default=[], metavar="CHECK")
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     try:
         session = open_session(region=chosen.region)
         recipe = recipes.get(chosen.recipe, instance_type=chosen.instance_type)
@@ -46,6 +37,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted: checking has changed nothing.", file=sys.stderr)
         return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.preflight",
+        description="Check what decides whether a deployment comes up, and deploy nothing. Exit "
+        "status: 0 when it may begin, 1 when a check has failed.",
+    )
+    add = parser.add_argument
+    add(
+        "--recipe",
+        default=recipes.DEFAULT,
+        choices=recipes.RECIPES,
+        help="what is to be deployed (default: %(default)s)",
+    )
+    add("--instance-type", metavar="TYPE", help="default: the recipe's")
+    add(
+        "--instance-count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="instances behind the endpoint (default: %(default)s)",
+    )
+    add("--region", metavar="REGION", help="default: the session's")
+    add(
+        "--or-region",
+        action="append",
+        metavar="REGION",
+        help="a region that a deployment may move to: what it lacks is a warning; may be given "
+        "again",
+    )
+    add("--role", metavar="ARN", help="execution role (default: the session's)")
+    add(
+        "--only",
+        action="append",
+        metavar="CHECK",
+        help=f"make this check alone; may be given again: {', '.join(CHECKS)}",
+    )
+    add(
+        "--override",
+        action="append",
+        default=[],
+        metavar="CHECK",
+        help="a check that may fail; may be given again",
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"let something go wrong; may be given again: {', '.join(faults.FAULTS)}",
     )
     parser.add_argument(
+        "--quota",
+        type=_whole,
+        metavar="N",
+        help="instances of each type that an account may have in a region (default: 20)",
+    )
+    parser.add_argument(
         "--cut",
         choices=cuts.POLICIES,
         default="sometimes",
@@ -109,6 +115,12 @@ def _not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"not a number of 0 or more: {text}")
     return number
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"a whole number of instances, not {text}")
+    return int(text)
 
 
 def _positive(text: str) -> float:
@@ -191,7 +203,8 @@ def _options(given: argparse.Namespace, state_dir: Path | None) -> routes.Option
         from helpers.rehearsal.container.backend import Backend  # imports an HTTP client
 
         runtime["backend"] = Backend(given.backend, model=given.backend_model)
-    return routes.Options(active, state.State(state_dir), runtime)
+    limits = {} if given.quota is None else {"limit": float(given.quota)}
+    return routes.Options(active, state.State(state_dir), runtime, limits)
 
 
 async def _close(runtime: dict[str, Any]) -> None:

@@ -134,11 +134,20 @@ def was_started(settings: Settings) -> bool:
 
 def probe(url: str) -> ServerInfo | None:
     """The rehearsal server at an address, None when there is none or something else answers."""
+    with contextlib.suppress(TimeoutError):
+        return _probe(url)
+    return None
+
+
+def _probe(url: str) -> ServerInfo | None:
+    """As `probe`, but raises TimeoutError where something listens and is too busy to answer."""
     try:
         told = json.loads(_ask("GET", url, "/_rehearsal"))
         if told["name"] != "rehearsal":
             return None
         return ServerInfo(url, int(told["pid"]), float(told["speed"]), float(told["origin"]))
+    except TimeoutError:
+        raise
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None
 
@@ -146,23 +155,32 @@ def probe(url: str) -> ServerInfo | None:
 def stop(settings: Settings, *, timeout_s: float = 20.0) -> bool:
     """Stop the server and wait until its process has ended; False when there was none.
 
+    One that is too busy to answer at once is asked again.
+
     Raises:
         RehearsalError: When it does not end in time.
     """
-    info = status(settings)
-    if info is None:
+    noted = _noted(settings.state_dir)
+    if noted is None:
         return False
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        _ask("POST", info.url, "/_rehearsal/stop")
-    deadline = time.monotonic() + timeout_s
-    while _is_alive(info.pid):
+    (url, pid), deadline = noted, time.monotonic() + timeout_s
+    seen = told = False
+    while _is_alive(pid):
         if time.monotonic() > deadline:
             raise RehearsalError(
-                f"The rehearsal server (process {info.pid}) did not stop within {timeout_s:g} s: "
-                f"end it with `kill {info.pid}`."
+                f"The rehearsal server (process {pid}) did not stop within {timeout_s:g} s: "
+                f"end it with `kill {pid}`."
             )
+        with contextlib.suppress(OSError, http.client.HTTPException):  # a time-out is one as well
+            info = None if told else _probe(url)
+            if info is not None and info.pid == pid:
+                seen = True
+                _ask("POST", url, "/_rehearsal/stop")
+                told = True
+            elif not seen:
+                return False
         time.sleep(0.02)
-    return True
+    return seen
 
 
 def put_fault(url: str, name: str, options: Mapping[str, Any]) -> None:
@@ -298,6 +316,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
+    except PermissionError:  # somebody else's
+        return True
     return not _is_zombie(pid)
 
 

@@ -53,11 +53,13 @@ class Options:
         faults: What is to go wrong.
         state: Where everything is kept.
         runtime: Keyword arguments of `runtime.Runtime`: how it cuts, what it records, who answers.
+        quotas: Keyword arguments of `quotas.Quotas`: the limit.
     """
 
     faults: Faults = field(default_factory=Faults)
     state: State = field(default_factory=lambda: State(None))
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    quotas: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ def load(clock: Clock, options: Options) -> Parts:
     from helpers.rehearsal.container import runtime
 
     timeline = Timeline(clock, changed=options.state.changed)
-    limits = quotas.Quotas(timeline, model=model("service-quotas"), faults=options.faults)
+    limits = quotas.Quotas(
+        timeline, model=model("service-quotas"), faults=options.faults, **options.quotas
+    )
     rights = authorization.Authorizer(
         lambda: aws.directory,
         tags=lambda arn: sagemaker.catalog.tags_of(arn),

@@ -42,7 +42,14 @@ from helpers.resources.sagemaker import (
     tags_of,
 )
 from helpers.resources.scaling_targets import SCALING_TARGET
-from helpers.resources.schedules import SCHEDULE, SCHEDULE_GROUP, due, moment, schedules_in
+from helpers.resources.schedules import (
+    SCHEDULE,
+    SCHEDULE_GROUP,
+    due,
+    groups_with,
+    moment,
+    schedules_in,
+)
 
 __all__ = [
     "ABSENT",
@@ -73,6 +80,7 @@ __all__ = [
     "describe",
     "due",
     "expires_in",
+    "groups_with",
     "is_missing",
     "is_there",
     "logs_of",

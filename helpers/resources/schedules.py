@@ -25,8 +25,11 @@ class _Schedule(Kind):
     """Schedules, which cannot carry tags: their group does."""
 
     def listed(self, session, prefix):
-        chosen = {"NamePrefix": prefix} if prefix else {}
-        yield from (one for one in self.all(session, **chosen) if one.name.startswith(prefix))
+        # Also what is in such a group under another's name: the group cannot go before it.
+        chosen = {"NamePrefix": f"{PREFIX}-"} if prefix else {}
+        for one in self.all(session, **chosen):
+            if one.name.startswith(prefix) or f"{self.group(one)}-".startswith(prefix):
+                yield one
 
     def all(self, session: Session, **chosen: str) -> Iterator[Found]:
         """Those that ListSchedules gives."""
@@ -125,6 +128,16 @@ def due(session: Session, schedule: Found) -> datetime | None:
             return None
         problem = reason(error)
     raise EndpointError(f"The schedule {schedule.name} cannot be looked at: {problem}")
+
+
+def groups_with(session: Session, name: str) -> list[str]:
+    """The workshop's schedule groups in which a schedule of that name is, whosever they are.
+
+    Raises:
+        ClientError: When the schedules cannot be listed.
+    """
+    named = (one for one in SCHEDULE.all(session, NamePrefix=name) if one.name == name)
+    return [group for one in named if (group := SCHEDULE.group(one)).startswith(f"{PREFIX}-")]
 
 
 def schedules_in(session: Session, group: Found) -> list[Found]:

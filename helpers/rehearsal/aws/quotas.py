@@ -17,7 +17,7 @@ from helpers.rehearsal.aws.endpoints import Faults
 from helpers.rehearsal.aws.paging import check_only_page, page
 from helpers.rehearsal.timeline import Timeline
 
-LIMIT = 20.0  # instances of each type, in the rehearsal's account
+LIMIT = 20.0  # instances of each type, in the rehearsal's account unless it is told otherwise
 # What AWS gives an account at first: "many accounts start at 0".
 AWS_DEFAULT = 0.0
 # Seconds of AWS time. "A day or more" is what people are told; none measured here [unverified].
@@ -44,6 +44,7 @@ class Quotas:
     Args:
         timeline: When a request is approved.
         model: botocore's service model of Service Quotas.
+        limit: Instances of each type, at first.
         faults: `no-quota` makes every limit 0 until an increase is approved.
         account: Twelve digits.
     """
@@ -54,8 +55,10 @@ class Quotas:
         *,
         model: ServiceModel,
         faults: Faults,
+        limit: float = LIMIT,
         account: str = ACCOUNT,
     ):
+        self._limit = limit
         self._timeline = timeline
         self._faults = faults
         self._account = account
@@ -81,7 +84,7 @@ class Quotas:
 
     def limit(self, instance_type: str, region: str) -> float:
         """How many instances of a type (`ml.…`) endpoints of a region may have together."""
-        default = 0.0 if self._faults.get("no-quota") is not None else LIMIT
+        default = 0.0 if self._faults.get("no-quota") is not None else self._limit
         instance = costs.INSTANCES.get(instance_type)
         if instance is None or not instance.quota_code:
             return default
