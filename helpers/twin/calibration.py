@@ -466,7 +466,7 @@ def _tolerance(run: Any, name: str) -> float:
         "tpot_s": _own_step_s(run) / window["tpot_s"]["p50"],
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
-    chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
+    chance = (bounds[1] - bounds[0]) / 2 / value if bounds and value else _UNKNOWN_TOLERANCE
     return max(_LEAST_TOLERANCE, chance) + own[name]
 
 
