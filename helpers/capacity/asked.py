@@ -1,6 +1,7 @@
 """What is asked about: a machine, the people who ask it, its answers, and the limits to keep."""
 
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -184,8 +185,26 @@ class Answers:
         except ValueError as error:  # another mean than the one asked for would come
             raise WorkshopError(str(error)) from error
 
+    @classmethod
+    def of_run(cls, run: Run) -> "Answers":
+        """How long the answers of a run were.
+
+        Raises:
+            WorkshopError: When it has none.
+        """
+        tokens = [
+            one.output_tokens
+            for one in run.records
+            if one.phase == "measured" and one.error is None and one.output_tokens
+        ]
+        if not tokens:
+            raise WorkshopError(f"{run.path.name} has no complete answer: take another run.")
+        return cls(statistics.fmean(tokens), statistics.pstdev(tokens))
+
     def __str__(self) -> str:
-        return f"{self.tokens:.4g} ± {self.stddev:.3g} tokens"
+        if self.stddev:
+            return f"{self.tokens:.4g} ± {self.stddev:.3g} tokens"
+        return "1 token" if self.tokens == 1 else f"{self.tokens:.4g} tokens"
 
     def lengths(self, seed: int) -> Iterator[int]:
         """One figure a request, without an end."""

@@ -144,7 +144,8 @@ _SIZED = (
 def compiled(machine: Machine) -> str:
     """Whether the Neuron cache has the shape for all cores: `yes`, `assumed` or `no`.
 
-    By `contracts.CACHE`, for any container version: `preflight` says which one can load it.
+    By `contracts.CACHE`, for any of the containers of `contracts.CONTRACTS`: `preflight` says which
+    one can load it. Who published times of a shape may have compiled it for that.
     """
     cores = costs.instance(machine.instance_type).cores
     found = [
