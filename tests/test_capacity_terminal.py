@@ -179,6 +179,7 @@ def test_a_run_says_how_long_its_answers_were_unless_others_are_asked_for(ask):
     assert "Load: answers of 150 tokens, as in the run." in ask(*run)
     asked = ask(*run, "--output-tokens", "99", "--output-tokens-stddev", "9")
     assert "Load: answers of 99 ± 9 tokens. " in asked
+    assert "Load: answers of 99 tokens. " in ask(*run, "--output-tokens", "99"), "the run's spread"
 
 
 @pytest.mark.parametrize(

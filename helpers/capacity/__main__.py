@@ -360,8 +360,8 @@ def _who(chosen: argparse.Namespace) -> str:
 
 
 def _load_said(chosen: argparse.Namespace, answers: Answers) -> str:
-    own = None not in (chosen.output_tokens, chosen.output_tokens_stddev)
-    of_run = ", as in the run" if getattr(chosen, "run", None) and not own else ""
+    asked = (chosen.output_tokens, chosen.output_tokens_stddev) != (None, None)
+    of_run = ", as in the run" if getattr(chosen, "run", None) and not asked else ""
     return (
         f"Load: answers of {answers}{of_run}. How long a prompt is does not matter: above batch 1 "
         "it is padded to the whole sequence length, at batch 1 every prefill is taken to be alike."
