@@ -25,6 +25,11 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def is_whole(value: Any, *, least: int = 1) -> bool:
+    """Whether it is a whole number from the least on; 8.0 is one."""
+    return is_number(value) and value == int(value) and value >= least
+
+
 def whole(what: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A whole number; 8.0 is one, since a table's column often has it so.
 
@@ -37,7 +42,7 @@ def whole(what: str, value: Any, *, least: int = 1, most: int | None = None) -> 
     Raises:
         WorkshopError: When it is no whole number or outside these.
     """
-    if not is_number(value) or value != int(value) or value < least:
+    if not is_whole(value, least=least):
         raise WorkshopError(f"{what} is a whole number of {least} or more, not {_said(value)}.")
     _check_most(what, value, most)
     return int(value)

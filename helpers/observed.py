@@ -116,14 +116,24 @@ def _of_summary(run: Run) -> str:
         return ""
     wrong = [name for name in _NUMBERS if not checks.is_number(window.get(name))]
     wrong += [name for name in _SPREADS if not _is_spread(window.get(name))]
+    wrong += [] if _are_intervals(window.get("ci95")) else ["ci95"]
     return f"its summary has no {wrong[0]}" if wrong else ""
 
 
 def _is_spread(figure: object) -> bool:
     """Whether it is what `intervals.distribution` makes, in so far as it is read here."""
-    if not isinstance(figure, Mapping) or not isinstance(figure.get("ci95"), Mapping):
+    if not isinstance(figure, Mapping) or not _are_intervals(figure.get("ci95")):
         return False
-    return all(figure[name] is None or checks.is_number(figure[name]) for name in ("p50", "mean"))
+    figures = (figure.get(name, -1) for name in ("p50", "mean"))
+    return all(one is None or (checks.is_number(one) and one >= 0) for one in figures)
+
+
+def _are_intervals(bounds: object) -> bool:
+    """Whether it has two numbers under each name."""
+    return isinstance(bounds, Mapping) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(map(checks.is_number, pair))
+        for pair in bounds.values()
+    )
 
 
 def _of_records(run: Run) -> str:

@@ -192,6 +192,7 @@ def test_rows_of_results_published_calibrate_as_well():
         (ROW | {TTFT: 30.0}, "nothing is left for decode steps"),
         (ROW | {"output tokens": 1}, "row with 1 output tokens has no decode step"),
         (ROW | {LATENCY: 1e308}, "too large for any endpoint"),
+        (ROW | {THROUGHPUT: 500}, "throughput leaves no time .*: give figures of one measurement"),
         (ROW | {"batch size": 2.5}, "batch size is a whole number"),
     ],
 )

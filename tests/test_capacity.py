@@ -184,9 +184,9 @@ def test_people_who_hardly_ever_ask_take_one_replica():
 def test_a_share_that_chance_decides_is_refused_and_below_that_the_chance_is_known(found):
     with pytest.raises(WorkshopError, match="more than the 9,000 simulated requests can tell"):
         capacity.Limits(3, goodput=0.9999)
-    assert found.chance == 0.03
+    assert found.chance == 0.05
     for limits in (capacity.Limits(3, goodput=0.99), capacity.Limits(1.3)):
-        assert replace(found, limits=limits).chance == 0.06
+        assert replace(found, limits=limits).chance == 0.07
 
 
 def test_what_is_not_known_of_published_times_is_more_than_a_few_replicas(found):
@@ -269,6 +269,7 @@ def test_a_number_that_is_none_is_refused_in_one_sentence(value):
         ),
         (lambda: capacity.replicas(**PEOPLE, limits=3), "is a capacity.Limits"),
         (lambda: capacity.replicas(**PEOPLE, limits=LIMITS, answers=3), "is a capacity.Answers"),
+        (lambda: capacity.machines(**PEOPLE, limits=LIMITS, answers=5), "is a capacity.Answers"),
         (
             lambda: capacity.replicas(3, **PEOPLE, limits=LIMITS),
             "a recipe or a recipe.s name, not 3",

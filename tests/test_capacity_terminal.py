@@ -1,5 +1,6 @@
 """`python -m helpers.capacity`: a question from the terminal, an answer that says what it is."""
 
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from helpers.settings import ROOT
 
 PEOPLE = ("--people", "2000", "--every", "90")
 # Quick to size: answers of one token, and a replica that sustains a hundred of them a second.
+SAMPLE = str(ROOT / "results" / "samples" / "rehearsal-llama-3-70b-5-users")
 ONE_TOKEN = ("--output-tokens", "1", "--output-tokens-stddev", "0")
 QUICK = ("--prefill", "0.004", "--decode-step", "0.001", "--batch", "2", *ONE_TOKEN)
 
@@ -158,7 +160,84 @@ def test_a_run_gives_the_machine_and_its_times(ask, tmp_path):
 def test_a_run_is_held_against_its_prediction(ask):
     printed = ask("run", str(ROOT / "results" / "samples" / "rehearsal-llama-3-70b-5-users"))
     assert printed.startswith("rehearsal: 56 tokens/s, the model says 56, the floor is 279")
-    assert "The two times that this run shows: Calibration(batch 4" in printed
+    assert "The two times that this run shows: batch 4, prefill 1.19 s (" in printed
+
+
+def test_a_prediction_says_how_long_answers_are_and_that_a_prompt_may_be_as_long_as_it_likes(ask):
+    few = ("--people", "20", "--every", "90", "--instances", "inf2.48xlarge", "--batch-sizes", "4")
+    endpoint = ask("endpoint", "--users", "1")
+    for printed in (endpoint, ask("machines", *few)):
+        assert "Load: answers of 250 ± 50 tokens. How long a prompt is does not matter" in printed
+    assert "Users ask again as soon as their answer is there." in endpoint
+    assert "Load: answers of 1 token." in ask("replicas", *PEOPLE, *QUICK)
+    rounds = ask("endpoint", "--users", "1", "--rounds")
+    assert "Users ask again as soon as all have their answers." in rounds
+
+
+def test_a_run_says_how_long_its_answers_were_unless_others_are_asked_for(ask):
+    run = ("endpoint", "--users", "1", "--run", SAMPLE)
+    assert "Load: answers of 150 tokens, as in the run." in ask(*run)
+    asked = ask(*run, "--output-tokens", "99", "--output-tokens-stddev", "9")
+    assert "Load: answers of 99 ± 9 tokens. " in asked
+    assert "Load: answers of 99 tokens. " in ask(*run, "--output-tokens", "99"), "the run's spread"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((), "Compiled: yes, the Neuron cache has the shape for at least one of the containers"),
+        (("--batch", "8"), "Compiled: no, the Neuron cache is not known to have the shape for any"),
+        (("--instance", "inf2.24xlarge", "--batch", "1"), "Compiled: no"),
+    ],
+)
+def test_whether_the_shape_would_start_is_said(ask, asked, said):
+    assert said in ask("endpoint", "--users", "1", *asked)
+
+
+def test_what_a_run_measured_did_start(ask):
+    assert "Compiled" not in ask("endpoint", "--users", "1", "--run", SAMPLE)
+
+
+def test_one_person_asks_and_several_ask(ask):
+    assert "1 person who asks every 90 s" in ask(
+        "replicas", "--people", "1", "--every", "90", *QUICK
+    )
+
+
+def test_all_machines_and_why_not_are_shown_without_a_warning(ask, recwarn):
+    few = (*PEOPLE, "--instances", "inf2.xlarge,inf2.48xlarge", "--batch-sizes", "4", *ONE_TOKEN)
+    assert "Weights and KV cache take" in ask("machines", *few, "--all")
+    assert not recwarn.list
+
+
+def test_machines_are_as_sure_as_the_least_sure_of_them(ask):
+    few = (*PEOPLE, "--instances", "inf2.48xlarge", *ONE_TOKEN)
+    assert "by up to 5 %" in ask("machines", *few, "--batch-sizes", "1")
+    both = ask("machines", *few, "--batch-sizes", "1,4", "--ttft-p95", "1.75")
+    assert "by up to 7 %" in both, "at batch 4 a prefill of 1.2 s is nearly all of the limit"
+
+
+def at_a_terminal(command, **environment):
+    return subprocess.run(
+        ["bash", "-c", command.replace("capacity", f"{sys.executable} -m helpers.capacity", 1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_closed_output_is_said_in_one_sentence():
+    ended = at_a_terminal("capacity endpoint >&-")
+    assert ended.stderr == "The answer could not be written: the output is closed.\n"
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["replicas --help", "endpoint --users 1 --model ü-70B"])
+def test_a_terminal_of_few_characters_gets_the_others_as_question_marks(command):
+    ended = at_a_terminal(f"capacity {command}", PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "?" in ended.stdout
 
 
 @pytest.mark.parametrize("reader", ["true", "head -1"])
@@ -192,7 +271,12 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("endpoint", "--model", "gpt2"), "give its two times, --prefill and --decode-step"),
         (("machines", *PEOPLE, "--model", "gpt2"), "choose a name that says it"),
         (("endpoint", "--instance", "p5.48xlarge"), "No specification of 'ml.p5.48xlarge'"),
-        (("endpoint", "--instance", "inf2.xlarge"), "has to stay free: choose a larger instance"),
+        (("endpoint", "--instance", "inf2.xlarge"), "to stay free: choose a larger instance."),
+        (
+            ("endpoint", "--batch", "256"),
+            "to stay free: choose a larger instance or a smaller batch.",
+        ),
+        (("machines", *PEOPLE, "--ttft-p95", "0.05"), "None keeps TTFT p95 0.05 s: allow more"),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
         (("endpoint", "--model", ""), "does not say how large the model is"),
         (("endpoint", "--instance", ""), "No specification of"),

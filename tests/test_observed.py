@@ -138,6 +138,8 @@ def first(**change):
         (altered({"load": {"kind": "arrivals"}}), "its rate_per_s is None"),
         (altered({"window": {"ttft_s": None}}), "its summary has no ttft_s"),
         (altered({"window": {"mean_concurrency": "x"}}), "its summary has no mean_concurrency"),
+        (altered({"window": {"ci95": None}}), "its summary has no ci95"),
+        (altered({"window": {"ttft_s": {"p50": 1, "ci95": {}}}}), "its summary has no ttft_s"),
         (altered({}, records=lambda run: []), "the summary is of 12 requests and there are 0"),
         (altered({}, records=first(first_s=0.0)), "request . has stamps that go backwards"),
         (altered({}, records=first(sent_s=701.2)), "request . was answered when it was sent"),

@@ -8,6 +8,7 @@ from made_runs import config, record, run, steady
 
 from helpers import costs, hub, results
 from helpers.errors import ResultsError
+from helpers.records import ClientHealth
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -103,6 +104,13 @@ def test_a_broken_run_is_named(tmp_path, file, content):
         {"error": "late"},
         {"error": {"kind": 5, "message": "", "status": None}},
         {"unknown": 1},
+        {"first_s": 10**400},
+        {"ended_s": 1e308},
+        {"sent_s": float("nan")},
+        {"output_tokens": 10**400},
+        {"user": -1},
+        {"client": -1},
+        {"counts": {"chunks": [1, 2]}},
     ],
 )
 def test_a_request_of_the_wrong_types_is_no_request(tmp_path, wrong):
@@ -110,8 +118,47 @@ def test_a_request_of_the_wrong_types_is_no_request(tmp_path, wrong):
     first, *others = path.read_text().splitlines()
     lines = [json.dumps(json.loads(first) | wrong), *others, ""]
     path.write_text("\n".join(lines))
-    with pytest.raises(ResultsError, match="a line that is no request"):
+    with pytest.raises(ResultsError, match=r"a line that is no request \(1: "):
         results.runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "words"),
+    [
+        ("run.json", ("endpoint", "env", "HF_BATCH_SIZE"), {"a": 1}, "endpoint.env has the wrong"),
+        ("run.json", ("endpoint", "env", "MAX_INPUT_LENGTH"), float("inf"), "'Infinity' is no num"),
+        ("run.json", ("endpoint", "env", "MESSAGES_API_ENABLED"), [], "endpoint.env has the wrong"),
+        ("run.json", ("clock_speed",), float("nan"), "'NaN' is no number"),
+        ("summary.json", ("clients", 0, "loop_lag_p99_s"), -1, "clients: loop_lag_p99_s is below"),
+        ("summary.json", ("clients", 0, "loop_lag_p99_s"), None, "loop_lag_p99_s has the wrong"),
+        ("summary.json", ("clients", 0), {}, "of its clients: host is missing"),
+        ("summary.json", ("window", "output_tokens_per_s"), 10**400, "is no number of a run"),
+        ("clients.json", ("clients", 0, "round_trip_s"), -1, "round_trip_s is below 0"),
+    ],
+)
+def test_a_field_that_no_run_has_is_named(tmp_path, file, place, value, words):
+    path = made_by_one_client(tmp_path).path
+    data = json.loads((path / file).read_text())
+    *way, last = place
+    inner = data
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    (path / file).write_text(json.dumps(data))
+    if file == "clients.json":  # read where the summary is missing
+        (path / "summary.json").unlink()
+    with pytest.raises(ResultsError, match=f"{file} in .*{words}"):
+        results.load(path)
+
+
+def made_by_one_client(folder):
+    writing = recorder(folder)
+    for one in steady():
+        writing.add(one)
+    writing.config["endpoint"]["env"] = {}
+    (writing.path / "run.json").write_text(json.dumps(writing.config))
+    writing.add_clients([ClientHealth("vm", 10.0, 1.0, 0.001, 0.001, 0.001, 0.0001)])
+    return writing.finish()
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):

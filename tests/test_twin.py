@@ -349,7 +349,19 @@ def test_what_cannot_be_timed_is_refused_in_one_sentence(
         twin.timing(model_id, instance_type=instance_type, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("times", [(0, 1.0, 0.1), (4, 0.0, 0.1), (4, 1.0, float("nan"))])
-def test_an_endpoint_needs_slots_and_positive_times(times):
+@pytest.mark.parametrize(
+    "times",
+    [
+        (0, 1.0, 0.1),
+        (4, 0.0, 0.1),
+        (4, 1.0, float("nan")),
+        (4.5, 1.0, 0.1),
+        (float("inf"), 1.0, 0.1),
+        (True, 1.0, 0.1),
+        ("4", 1.0, 0.1),
+        (4, "1", 0.1),
+    ],
+)
+def test_an_endpoint_needs_whole_slots_and_positive_times(times):
     with pytest.raises(ValueError, match="positive times"):
         twin.Timing(*times)

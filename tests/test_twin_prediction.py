@@ -51,6 +51,12 @@ def test_one_user_sees_one_prefill_and_one_step_a_token():
     assert alone.latency_per_token_ms == pytest.approx(1000 * request_s / 250)
 
 
+def test_a_broken_mean_without_a_deviation_is_the_mean_that_is_predicted():
+    half, whole = (row(1, output_tokens=tokens).throughput_tokens_per_s for tokens in (20.5, 20))
+    assert half == pytest.approx(20.5 / (1.2 + 19.5 * 0.04))
+    assert half > whole
+
+
 def test_the_median_is_linear_between_two_values():
     # The first of two is prefilled alone, the second after it.
     assert row(2).ttft_p50_s == pytest.approx((1.2 + 2.4) / 2)

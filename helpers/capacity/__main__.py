@@ -1,6 +1,7 @@
 """The command line of the capacity model: `python -m helpers.capacity --help`."""
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -8,22 +9,34 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from helpers import checks, costs, models, recipes, results, twin, verdict
+from helpers import checks, contracts, costs, models, recipes, results, twin, verdict
 from helpers.capacity import expectation, fleet, options
 from helpers.capacity.asked import Answers, Limits, Machine
-from helpers.capacity.machines import machines
-from helpers.capacity.sizing import CHANCE, HOURS_A_MONTH, Sizing, replicas
+from helpers.capacity.machines import compiled, machines
+from helpers.capacity.sizing import HOURS_A_MONTH, Sizing, chance, replicas
 from helpers.errors import WorkshopError
 from helpers.twin import guide
 
 _PREDICTED = "Predicted by the model, not measured."
 _PRICES = f"Prices: SageMaker endpoints on demand, {costs.PRICE_DATE}."
+_CONTAINERS = [version for _, version in contracts.CONTRACTS]
+_ASKED = f"of the containers {_CONTAINERS[0]} to {_CONTAINERS[-1]}"
 _COMPILED = (
-    "Compiled: whether the Neuron cache has the shape; with `no` the container would not start, "
-    "with `assumed` nobody has looked it up. Derived: scaled from published times, a guess."
+    f"Compiled: whether the Neuron cache has the shape for at least one {_ASKED}; with `no` none "
+    "of them would start with it, with `assumed` nobody has looked it up. A published shape that "
+    "is not in the cache was compiled by those who measured it. Derived: scaled from published "
+    "times, a guess."
 )
+_COMPILED_ONE = {
+    "yes": f"Compiled: yes, the Neuron cache has the shape for at least one {_ASKED}.",
+    "assumed": f"Compiled: assumed for at least one {_ASKED}; nobody has looked the shape up.",
+    "no": f"Compiled: no, the Neuron cache is not known to have the shape for any {_ASKED}: none "
+    "of them would start with it.",
+}
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
-_CHANCE = "Chance moves the number of replicas by about {:.0f} % (--seed)."
+_CHANCE = (
+    "Chance moves the number of replicas by up to {:.0f} % (standard deviation of other --seed)."
+)
 _ARRIVALS = (
     "Assumed: people ask independently of each other and as often however long they wait; "
     "SageMaker sends each request to a replica at random, its default."
@@ -32,7 +45,13 @@ _ARRIVALS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer one question; 0, 2 when it cannot be answered, 130 on an interrupt."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of few characters shows others as ?
     chosen = options.parser(_ANSWERS).parse_args(arguments)
+    if sys.stdout is None:
+        print("The answer could not be written: the output is closed.", file=sys.stderr)
+        return 1
     try:
         chosen.answer(chosen)
         sys.stdout.flush()
@@ -54,16 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _endpoint(chosen: argparse.Namespace) -> None:
-    machine = _machine(chosen)
+    machine, answers = _machine(chosen), _answers(chosen)
     table = expectation.expect(
         machine,
         users=[checks.whole("--users", one, most=checks.MOST_USERS) for one in chosen.users],
-        answers=_answers(chosen),
+        answers=answers,
         load="rounds" if chosen.rounds else "closed",
         seed=chosen.seed,
     )
     _say_machine(machine)
+    again = "all have their answers" if chosen.rounds else "their answer is there"
+    print(f"{_load_said(chosen, answers)} Users ask again as soon as {again}.")
     _print(table)
+    _say_compiled(chosen, machine)
     print(f"${machine.price_per_hour:.2f} an hour. {_PRICES}")
 
 
@@ -71,7 +93,7 @@ def _replicas(chosen: argparse.Namespace) -> None:
     machine = _machine(chosen)
     if chosen.against is not None and not 0 < chosen.against < math.inf:
         raise WorkshopError(f"--against is a price above 0, not {chosen.against:g}.")
-    asked = f"{chosen.people:,.15g} people who ask every {chosen.every:g} s"
+    asked = _who(chosen)
     found = {
         limit_s: replicas(machine, **_asking(chosen), limits=_limits(chosen, limit_s))
         for limit_s in chosen.ttft_p95
@@ -89,8 +111,10 @@ def _replicas(chosen: argparse.Namespace) -> None:
         _print(one.table())
     if chosen.against is not None:
         print(_elsewhere(chosen, found.values()))
-    chance = max(one.chance for one in found.values())
-    print(_CHANCE.format(100 * chance), _ARRIVALS, _PRICES, sep="\n")
+    _say_compiled(chosen, machine)
+    most = max(one.chance for one in found.values())
+    load = _load_said(chosen, _answers(chosen))
+    print(load, _CHANCE.format(100 * most), _ARRIVALS, _PRICES, sep="\n")
 
 
 def _by_limit(found: dict[float, Sizing]) -> pd.DataFrame:
@@ -109,7 +133,7 @@ def _by_limit(found: dict[float, Sizing]) -> pd.DataFrame:
 
 def _elsewhere(chosen: argparse.Namespace, found: Iterable[Sizing]) -> str:
     """What the same answers cost somewhere else."""
-    tokens = chosen.people / chosen.every * chosen.output_tokens * 3600 * HOURS_A_MONTH
+    tokens = chosen.people / chosen.every * _answers(chosen).tokens * 3600 * HOURS_A_MONTH
     cost = tokens / 1e6 * chosen.against
     times = ", ".join(f"{one.price_per_month / cost:.2g}" for one in found)
     return (
@@ -130,13 +154,17 @@ def _machines(chosen: argparse.Namespace) -> None:
         ray=chosen.ray,
     )
     fitting = table[table["replicas"].notna()]
+    if not len(fitting) and not chosen.all:
+        raise WorkshopError(
+            f"None keeps {limits}: allow more, or see with --all why each of the {len(table)} "
+            "does not."
+        )
     model_id = recipes.get().model_id if chosen.model is None else chosen.model
     print(
-        f"{_PREDICTED} {model_id} for {chosen.people:,.15g} people who ask every "
-        f"{chosen.every:g} s, {limits}; the cheapest first."
+        f"{_PREDICTED} {model_id} for {_who(chosen)}, {limits}"
+        f"{'; the cheapest first.' if len(fitting) else ': none keeps it.'}"
     )
-    if len(fitting) or chosen.all:
-        _print(_in_short(table if chosen.all else fitting.drop(columns="why not")), index=False)
+    _print(_in_short(table if chosen.all else fitting.drop(columns="why not")), index=False)
     if not chosen.all and len(fitting) < len(table):
         print(f"{len(table) - len(fitting)} more cannot: --all shows them and why.")
     ready = fitting[fitting["compiled"] == "yes"]
@@ -148,7 +176,11 @@ def _machines(chosen: argparse.Namespace) -> None:
         )
     elif len(fitting):
         print("None of these is known to be compiled.")
-    print(_COMPILED, _OF_THE_FLOOR, _CHANCE.format(100 * CHANCE), _ARRIVALS, _PRICES, sep="\n")
+    print(_load_said(chosen, _answers(chosen)), _COMPILED, _OF_THE_FLOOR, sep="\n")
+    if len(fitting):
+        most = max(chance(limits, prefill_s) for prefill_s in fitting["prefill (s)"])
+        print(_CHANCE.format(100 * most))
+    print(_ARRIVALS, _PRICES, sep="\n")
 
 
 def _in_short(table: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +189,9 @@ def _in_short(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("replicas", "$ a month"):
         shown[name] = [f"{one:,}" for one in shown[name].fillna(0)]
         shown.loc[shown[name] == "0", name] = ""
-    return shown.fillna("")
+    for name in shown.columns[shown.isna().any()]:
+        shown[name] = shown[name].astype(object).fillna("")
+    return shown
 
 
 def _day(chosen: argparse.Namespace) -> None:
@@ -257,7 +291,14 @@ def _machine(chosen: argparse.Namespace) -> Machine:
 
 
 def _answers(chosen: argparse.Namespace) -> Answers:
-    return Answers(chosen.output_tokens, chosen.output_tokens_stddev)
+    """As long as asked, else as in the run there is, else the usual ones."""
+    own = chosen.output_tokens, chosen.output_tokens_stddev
+    run = getattr(chosen, "run", None)
+    usual = Answers.of_run(results.load(run)) if run and None in own else Answers()
+    tokens, stddev = own
+    return Answers(
+        usual.tokens if tokens is None else tokens, usual.stddev if stddev is None else stddev
+    )
 
 
 def _limits(chosen: argparse.Namespace, ttft_p95_s: float) -> Limits:
@@ -311,6 +352,25 @@ def _say_machine(machine: Machine) -> None:
         )
     else:
         print(f"Floor: not known, for {machine.model_id!r} does not say how large the model is.")
+
+
+def _who(chosen: argparse.Namespace) -> str:
+    who = "1 person who asks" if chosen.people == 1 else f"{chosen.people:,.15g} people who ask"
+    return f"{who} every {chosen.every:g} s"
+
+
+def _load_said(chosen: argparse.Namespace, answers: Answers) -> str:
+    asked = (chosen.output_tokens, chosen.output_tokens_stddev) != (None, None)
+    of_run = ", as in the run" if getattr(chosen, "run", None) and not asked else ""
+    return (
+        f"Load: answers of {answers}{of_run}. How long a prompt is does not matter: above batch 1 "
+        "it is padded to the whole sequence length, at batch 1 every prefill is taken to be alike."
+    )
+
+
+def _say_compiled(chosen: argparse.Namespace, machine: Machine) -> None:
+    if not chosen.run:  # what was measured did start
+        print(_COMPILED_ONE[compiled(machine)])
 
 
 def _shape_said(chosen: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """What is asked about: a machine, the people who ask it, its answers, and the limits to keep."""
 
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,10 +147,12 @@ class Machine:
         takes = models.memory(
             self.model_id, batch_size=self.timing.slots, sequence_length=self.sequence_length
         )
-        if takes.needed_gb > models.TIGHT * there_gb:
+        room_gb = models.TIGHT * there_gb
+        if takes.needed_gb > room_gb:
+            smaller = "" if takes.weights_gb > room_gb else " or a smaller batch"
             raise WorkshopError(
                 f"Weights and KV cache take {takes.needed_gb:,.0f} GB, and a tenth of the "
-                f"{there_gb:.0f} GB has to stay free: choose a larger instance or a smaller batch."
+                f"{there_gb:.0f} GB has to stay free: choose a larger instance{smaller}."
             )
 
     def __str__(self) -> str:
@@ -181,6 +184,27 @@ class Answers:
             self.lengths(seed=0)
         except ValueError as error:  # another mean than the one asked for would come
             raise WorkshopError(str(error)) from error
+
+    @classmethod
+    def of_run(cls, run: Run) -> "Answers":
+        """How long the answers of a run were.
+
+        Raises:
+            WorkshopError: When it has none.
+        """
+        tokens = [
+            one.output_tokens
+            for one in run.records
+            if one.phase == "measured" and one.error is None and one.output_tokens
+        ]
+        if not tokens:
+            raise WorkshopError(f"{run.path.name} has no complete answer: take another run.")
+        return cls(statistics.fmean(tokens), statistics.pstdev(tokens))
+
+    def __str__(self) -> str:
+        if self.stddev:
+            return f"{self.tokens:.4g} ± {self.stddev:.3g} tokens"
+        return "1 token" if self.tokens == 1 else f"{self.tokens:.4g} tokens"
 
     def lengths(self, seed: int) -> Iterator[int]:
         """One figure a request, without an end."""
@@ -255,15 +279,25 @@ def answers_of(machine: Machine, answers: Answers | None) -> Answers:
     Raises:
         WorkshopError: When they are none, or do not fit into a slot.
     """
-    answers = Answers() if answers is None else answers
-    if not isinstance(answers, Answers):
-        raise WorkshopError(f"How long answers are is a capacity.Answers, not {answers!r}.")
+    answers = check_answers(answers)
     if answers.longest >= machine.sequence_length:
         raise WorkshopError(
             f"Answers of {answers.tokens:g} +- {answers.stddev:g} tokens do not fit into a slot of "
             f"{machine.sequence_length:,}, which holds the prompt as well: ask for shorter answers "
             "or a longer sequence."
         )
+    return answers
+
+
+def check_answers(answers: Answers | None) -> Answers:
+    """How long answers are, the usual ones without others.
+
+    Raises:
+        WorkshopError: When they are none.
+    """
+    answers = Answers() if answers is None else answers
+    if not isinstance(answers, Answers):
+        raise WorkshopError(f"How long answers are is a capacity.Answers, not {answers!r}.")
     return answers
 
 

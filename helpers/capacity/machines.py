@@ -14,7 +14,7 @@ import pandas as pd
 
 from helpers import checks, contracts, costs, models, recipes, twin
 from helpers.capacity import sizing, sweeps
-from helpers.capacity.asked import Answers, Limits, Machine, check_limits, rate_per_s
+from helpers.capacity.asked import Answers, Limits, Machine, check_answers, check_limits, rate_per_s
 from helpers.errors import WorkshopError
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -60,7 +60,7 @@ def machines(
     """
     check_limits(limits)
     model_id = recipes.get().model_id if model_id is None else model_id
-    answers = answers or Answers()
+    answers = check_answers(answers)
     names = [costs.instance(name).name for name in _several(instances)]
     sizes = [checks.whole("A batch size", size) for size in _several(batch_sizes)]
     sequence_length = checks.whole("A sequence length", sequence_length)
@@ -144,7 +144,8 @@ _SIZED = (
 def compiled(machine: Machine) -> str:
     """Whether the Neuron cache has the shape for all cores: `yes`, `assumed` or `no`.
 
-    By `contracts.CACHE`, for any container version: `preflight` says which one can load it.
+    By `contracts.CACHE`, for any of the containers of `contracts.CONTRACTS`: `preflight` says which
+    one can load it. Who published times of a shape may have compiled it for that.
     """
     cores = costs.instance(machine.instance_type).cores
     found = [

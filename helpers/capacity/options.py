@@ -107,7 +107,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     add("--sequence-length", type=int, metavar="N", help=f"default: {recipe.sequence_length}")
     add("--prefill", type=float, metavar="S", help="seconds of a prefill (default: published)")
     add("--decode-step", type=float, metavar="S", help="seconds of a decode step (the same)")
-    add("--run", type=Path, metavar="RUN", help="take the machine and its times from a run")
+    add(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="take the machine, its times and its answers from a run",
+    )
 
 
 def _add_candidates(parser: argparse.ArgumentParser) -> None:
@@ -160,16 +165,14 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add(
         "--output-tokens",
         type=float,
-        default=OUTPUT_TOKENS,
         metavar="N",
-        help=f"mean (default: {OUTPUT_TOKENS})",
+        help=f"mean (default: {OUTPUT_TOKENS}, or that of --run)",
     )
     add(
         "--output-tokens-stddev",
         type=float,
-        default=OUTPUT_TOKENS_STDDEV,
         metavar="N",
-        help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV})",
+        help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV}, the same)",
     )
     add("--seed", type=int, default=0, help="chooses arrivals and lengths (default: 0)")
 

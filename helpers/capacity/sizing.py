@@ -17,11 +17,12 @@ from helpers.twin import Timing
 HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
 _NEARLY_ALL = 0.98  # of the highest rate: beyond, a queue only grows
 _STEPS = 8  # halvings: the rate is then known to 0.4 % of the highest
-# For each of them: another seed moves the rate, and with it replicas and dollars, by 3 % (standard
-# deviation of six seeds, at limits from 2 to 60 s). Where few requests decide it is more: 3 to 5 %
-# with a share of 0.98 to 0.998 and 6 % at a time to first token of 1.08 prefills.
+# For each of them: another seed moves the rate, and with it replicas and dollars, by 2 to 5 %
+# (standard deviation of eight seeds, a million people, batch 1 to 8, limits of TTFT and TPOT).
+# Where few requests decide it is more: up to 7 % with a share of 0.998 and 6 % at a time to first
+# token of 1.08 prefills. The largest are said: a few seeds more would tell no run's own any better.
 _REQUESTS = 10_000
-CHANCE, CHANCE_OF_FEW = 0.03, 0.06
+_CHANCE, _CHANCE_OF_FEW = 0.05, 0.07
 _NEARLY_A_PREFILL = 1.5  # times a prefill: so short a limit
 _MORE, _TRIES = 0.01, 50  # replicas at a time, where the answer does not hold, and how often
 
@@ -57,9 +58,8 @@ class Sizing:
 
     @property
     def chance(self) -> float:
-        """How far another seed moves the number of replicas, relative (standard deviation)."""
-        is_short = self.limits.ttft_p95_s < _NEARLY_A_PREFILL * self.machine.timing.prefill_s
-        return CHANCE_OF_FEW if self.limits.goodput or is_short else CHANCE
+        """How far another seed moves the number of replicas: see `chance`."""
+        return chance(self.limits, self.machine.timing.prefill_s)
 
     @property
     def price_per_hour(self) -> float:
@@ -110,6 +110,12 @@ class Sizing:
         if most == fewest:
             return f"{fewest:,}"
         return f"{fewest:,} to {'none keeps the limits' if most is None else f'{most:,}'}"
+
+
+def chance(limits: Limits, prefill_s: float) -> float:
+    """The most by which another seed moves a number of replicas, relative (standard deviation)."""
+    is_short = limits.ttft_p95_s < _NEARLY_A_PREFILL * prefill_s
+    return _CHANCE_OF_FEW if limits.goodput or is_short else _CHANCE
 
 
 def replicas(

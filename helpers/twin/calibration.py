@@ -62,12 +62,13 @@ class Calibration:
         prefill_s: Seconds for one request's prefill, as its client sees it.
         decode_step_s: Seconds for one token of every active slot.
         prefill_ci95_s: From where to where the prefill may be; None where too few requests say.
-            Of a run with one user a 95 % bootstrap interval, made longer below by what the client
-            may have added itself (its event loop's lag, the network's round trip; in a rehearsal
-            each millisecond of them is `clock_speed` as long); of a published row 3 % to both
-            sides (`PREFILL_SPREAD`); of several users the region in which the model meets every
-            figure within that figure's own uncertainty, which is 3 % or more. Where it ends with
-            what was searched, `source` says so.
+            Of a run with one user a 95 % bootstrap interval, which takes requests for independent
+            (where each is correlated with the next by 0.8 it holds the true value 62 times of 100),
+            made longer below by what the client may have added itself (its event loop's lag, the
+            network's round trip; in a rehearsal each millisecond of them is `clock_speed` as long);
+            of a published row 3 % to both sides (`PREFILL_SPREAD`); of several users the region in
+            which the model meets every figure within that figure's own uncertainty, which is 3 % or
+            more. Where it ends with what was searched, `source` says so.
         decode_step_ci95_s: The same of the decode step, which what the client added to the first or
             to the last token makes longer on both sides; of a published row what its latency and
             its throughput give.
@@ -104,12 +105,15 @@ class Calibration:
             )
         return Timing(self.slots or batch_size, self.prefill_s, self.decode_step_s, self.source)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         slots = "" if self.slots is None else f"batch {self.slots}, "
         prefill = f"prefill {self.prefill_s:.3g} s{_between(self.prefill_ci95_s, 1)}"
         step = f"decode step {1000 * self.decode_step_s:.3g} ms"
         step += _between(self.decode_step_ci95_s, 1000)
-        return f"Calibration({slots}{prefill}, {step}; {self.source})"
+        return f"{slots}{prefill}, {step}; {self.source}"
+
+    def __repr__(self) -> str:
+        return f"Calibration({self})"
 
 
 def calibrate(
@@ -209,6 +213,11 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
             f"A row with {tokens:g} output tokens has no decode step: give one with 2 or more."
         )
     steps_s, how = _steps_s(row, prefill_s, tokens)
+    if steps_s[0] > 0 >= min(steps_s):
+        raise WorkshopError(
+            f"The row's throughput leaves no time for decode steps beside {prefill_s:.3g} s of "
+            "prefill, and its time per token does: give figures of one measurement."
+        )
     if max(steps_s) == math.inf:
         raise WorkshopError("The row's figures are too large for any endpoint: give others.")
     if steps_s[0] <= 0:
@@ -225,7 +234,7 @@ def _of_row(row: Mapping, batch_size: int | None, output_tokens: float | None) -
         prefill_s=prefill_s,
         decode_step_s=steps_s[0],
         prefill_ci95_s=((1 - PREFILL_SPREAD) * prefill_s, (1 + PREFILL_SPREAD) * prefill_s),
-        decode_step_ci95_s=(max(0.0, min(steps_s)), max(steps_s)),
+        decode_step_ci95_s=(min(steps_s), max(steps_s)),
         output_tokens=tokens,
         source=f"published: {name}, 1 user, {tokens:g} output tokens{assumed}, {how}",
     )
@@ -466,7 +475,7 @@ def _tolerance(run: Any, name: str) -> float:
         "tpot_s": _own_step_s(run) / window["tpot_s"]["p50"],
         "output_tokens_per_s": _own_s(run) / window["latency_s"]["p50"],
     }
-    chance = (bounds[1] - bounds[0]) / 2 / value if bounds else _UNKNOWN_TOLERANCE
+    chance = (bounds[1] - bounds[0]) / 2 / value if bounds and value else _UNKNOWN_TOLERANCE
     return max(_LEAST_TOLERANCE, chance) + own[name]
 
 

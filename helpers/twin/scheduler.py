@@ -16,6 +16,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from helpers import checks
+
 # launcher/src/main.rs of 2.0.2 to 3.0.2, read 2026-11. The router's own 1.2 is overruled by it.
 WAITING_SERVED_RATIO = 0.3
 MAX_WAITING_TOKENS = 20  # since the last prefill, its own included: then one request is enough
@@ -39,11 +41,14 @@ class Timing:
 
     def __post_init__(self):
         times = (self.prefill_s, self.decode_step_s)
-        if self.slots < 1 or not all(0 < time_s < math.inf for time_s in times):
+        are_times = all(checks.is_number(time_s) and time_s > 0 for time_s in times)
+        if not checks.is_whole(self.slots) or not are_times:
             raise ValueError(
-                f"An endpoint has at least one slot and positive times, not {self.slots} slots, "
-                f"prefill {self.prefill_s} s, decode step {self.decode_step_s} s."
+                f"An endpoint has one slot or more, in whole numbers, and positive times, not "
+                f"{self.slots!r} slots, prefill {self.prefill_s!r} s, decode step "
+                f"{self.decode_step_s!r} s."
             )
+        object.__setattr__(self, "slots", int(self.slots))  # a table's column has 4.0
 
 
 class Step(NamedTuple):
@@ -96,10 +101,14 @@ class StaticBatch:
         """Queue a request that will get so many tokens.
 
         Raises:
-            ValueError: When there is no token to make, or the request is already there.
+            ValueError: When that is no whole number of tokens, or the request is already there.
         """
-        if output_tokens < 1:
-            raise ValueError(f"A request gets at least one token, not {output_tokens}.")
+        if type(output_tokens) is not int or output_tokens < 1:  # the usual ones pass quickly
+            if not checks.is_whole(output_tokens):
+                raise ValueError(
+                    f"A request gets at least one token, and whole ones, not {output_tokens!r}."
+                )
+            output_tokens = int(output_tokens)
         if request_id in self._waiting or request_id in self._active:
             raise ValueError(f"Request {request_id!r} is already there.")
         self._waiting[request_id] = output_tokens

@@ -3,12 +3,13 @@
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, count, islice, repeat
 from numbers import Integral
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from helpers import checks
 from helpers.twin.scheduler import StaticBatch, Timing
 
 _DRAWN_AT_ONCE = 1024  # numbers: few enough to cost nothing, enough for numpy to pay
@@ -70,18 +71,22 @@ def serve(
         One entry a request, in the order of their ends.
 
     Raises:
-        ValueError: When there are no users, no rate, no requests, or too few lengths; the last at
-            the request that has none.
+        ValueError: When there are no users, no rate, no requests, or too few lengths or one that is
+            no whole number; the last two at the request that has none.
     """
-    if not requests >= 1:
-        raise ValueError(f"A load needs at least one request, not {requests}.")
+    if not checks.is_whole(requests):
+        raise ValueError(
+            f"A load needs a whole number of requests, at least one, not {requests!r}."
+        )
     if load in ("closed", "rounds"):
-        if concurrency is None or not concurrency >= 1:
-            raise ValueError(f"A load in a loop needs at least one user, not {concurrency}.")
-        source = _Users(concurrency, requests, in_rounds=load == "rounds")
+        if not checks.is_whole(concurrency):
+            raise ValueError(
+                f"A load in a loop needs at least one user, and whole ones, not {concurrency!r}."
+            )
+        source = _Users(int(concurrency), int(requests), in_rounds=load == "rounds")
     elif load == "arrivals":
         times_s = _poisson(rate_per_s, seed) if arrivals_s is None else iter(arrivals_s)
-        source = _Arrivals(islice(times_s, requests))
+        source = _Arrivals(islice(times_s, int(requests)))
     else:
         raise ValueError(f"A load is 'closed', 'rounds' or 'arrivals', not {load!r}.")
     return _run(timing, source, iter(lengths))
@@ -118,32 +123,34 @@ def simulate(
 def lengths(output_tokens: float, stddev: float = 0, seed: int = 0) -> Iterator[int]:
     """Output tokens of one request after another, without end: normal, rounded, at least 1.
 
+    Without a deviation they are all alike, or the two whole numbers around the mean in turn.
+
     The mean that is asked for is the mean that comes, within 3 %. So a deviation is refused with
     which so many lengths are raised to 1 token that it would not: one of 70 % of a long mean.
 
     Args:
         output_tokens: Their mean.
-        stddev: Their standard deviation; 0 makes them all alike.
+        stddev: Their standard deviation.
         seed: Which of the random sequences.
 
     Raises:
         ValueError: When the mean is below one token, the deviation negative or so large that the
             mean would be another.
     """
-    if not 1 <= output_tokens < math.inf or not 0 <= stddev < math.inf:
+    are_numbers = checks.is_number(output_tokens) and checks.is_number(stddev)
+    if not are_numbers or output_tokens < 1 or stddev < 0:
         raise ValueError(
             f"Lengths have a mean of at least one token and a deviation of at least 0, not "
-            f"{output_tokens} and {stddev}."
+            f"{output_tokens!r} and {stddev!r}."
         )
+    if not stddev:
+        return _alike(output_tokens)
     comes = _mean_at_least_one(output_tokens, stddev)
     if abs(comes - output_tokens) > _MEAN_MOVES * output_tokens:
         raise ValueError(
             f"Lengths are whole and at least one token, so those of {output_tokens:g} +- "
-            f"{stddev:g} would have a mean of {comes:.4g}: choose a smaller deviation, or a whole "
-            "number without one."
+            f"{stddev:g} would have a mean of {comes:.4g}: choose a smaller deviation."
         )
-    if not stddev:
-        return repeat(round(output_tokens))
     random = np.random.default_rng((seed, 0))
     return chain.from_iterable(
         np.maximum(1, np.rint(random.normal(output_tokens, stddev, _DRAWN_AT_ONCE)))
@@ -153,10 +160,15 @@ def lengths(output_tokens: float, stddev: float = 0, seed: int = 0) -> Iterator[
     )
 
 
+def _alike(mean: float) -> Iterator[int]:
+    """Whole numbers of this mean, no two of them more than 1 apart."""
+    if mean == int(mean):
+        return repeat(int(mean))
+    return (int(mean * (number + 1)) - int(mean * number) for number in count())
+
+
 def _mean_at_least_one(mean: float, stddev: float) -> float:
-    """Mean of normal numbers of which those below 1 are raised to it; rounded when all alike."""
-    if not stddev:
-        return round(mean)
+    """Mean of normal numbers of which those below 1 are raised to it."""
     above = (mean - 1) / stddev
     density = math.exp(-(above**2) / 2) / math.sqrt(2 * math.pi)
     return mean + stddev * density - (mean - 1) * math.erfc(above / math.sqrt(2)) / 2
