@@ -1,4 +1,4 @@
-"""A day of a fleet: the fluid model held against the same day, request by request."""
+"""A day of a fleet: the fluid model compared with the same day, request by request."""
 
 import math
 
@@ -31,8 +31,9 @@ def one_by_one(day, seed=0):
     Every request is dealt at random to one of the replicas that serve at that moment.
     """
     random = np.random.default_rng(seed)
+    evening = slice(fleet.DAY_S - EVENING_S, fleet.DAY_S - 1)
     rate, serving = (
-        np.concatenate([day.steps.loc[fleet.DAY_S - EVENING_S :, name], day.steps[name]])
+        np.concatenate([day.steps.loc[evening, name], day.steps[name]])
         for name in ("rate_per_s", "replicas")
     )
     step = np.repeat(np.arange(len(rate)), random.poisson(rate * fleet.STEP_S))
@@ -61,7 +62,7 @@ def test_a_scaled_day_is_the_same_request_by_request(day):
     ttft_s, sent_s = one_by_one(day)
     assert day.within == pytest.approx((ttft_s <= 3).mean(), abs=0.01)
     assert day.ttft_p95_s == pytest.approx(np.quantile(ttft_s, 0.95), rel=0.1)
-    within = [(ttft_s[sent_s // 3600 == hour] <= 3).mean() for hour in range(8, 20)]
+    within = [(ttft_s[sent_s // 3600 % 24 == hour] <= 3).mean() for hour in range(8, 20)]
     assert day.hours["within the limit (%)"].iloc[8:20].tolist() == pytest.approx(
         [100 * share for share in within], abs=2
     )
@@ -74,6 +75,104 @@ def test_a_fleet_that_is_too_small_has_the_same_queue_request_by_request():
     queued = [np.median(ttft_s[sent_s // 3600 == hour]) for hour in range(9, 19)]
     assert small.hours["TTFT p50 (s)"].iloc[9:19].tolist() == pytest.approx(queued, rel=0.15)
     assert max(queued) > 3600
+
+
+class Alone:
+    """A replica of its own loop, for a fleet whose size is decided while requests come."""
+
+    def __init__(self, now_s):
+        self.batch, self.now_s, self.step = twin.StaticBatch(GUIDE.timing), now_s, None
+        self.waits_s, self.ended_s, self.asked = [], [], 0
+
+    def ask(self, sent_s, tokens):
+        self.run(sent_s)
+        self.batch.submit((sent_s, self.asked), tokens)
+        self.asked += 1
+
+    def run(self, until_s):
+        """Work until then; the decode step that is then under way is the last at once."""
+        while True:
+            if self.step is None:
+                left_s = until_s - self.now_s
+                self.step = self.batch.next_step(int(left_s / GUIDE.timing.decode_step_s) + 1)
+            if self.step is None or self.now_s + self.step.duration_s > until_s:
+                break
+            self.now_s += self.step.duration_s
+            if self.step.kind == "prefill":
+                self.waits_s += [self.now_s - sent_s for sent_s, _ in self.step.emits]
+            self.ended_s += [self.now_s] * len(self.step.finished)
+            self.step = None
+        if self.step is None:
+            self.now_s = until_s
+
+
+def scaled_one_by_one(rates, policy, days, seed=0):
+    """Dollars a day and share within ten seconds, the first day left out."""
+    random, tokens = np.random.default_rng(seed), capacity.Answers().lengths(seed + 7)
+    serving, leaving = [Alone(0.0)], []
+    high = low = in_flight = billed = 0
+    desired, due_s, out_s, in_s, waits_s = 1, 0.0, -math.inf, -math.inf, []
+    for step, rate in enumerate(rates.tolist() * days):
+        start_s, end_s, count = 10.0 * step, 10.0 * (step + 1), len(serving)
+        sent_s = np.sort(random.uniform(start_s, end_s, random.poisson(10 * rate))).tolist()
+        for one in sent_s:
+            serving[random.integers(count)].ask(one, next(tokens))
+        for one in serving + leaving:
+            one.run(end_s)
+        ended_s = [second for one in serving + leaving for second in one.ended_s]
+        highest = in_flight
+        for _, change in sorted([(one, 1) for one in sent_s] + [(one, -1) for one in ended_s]):
+            in_flight += change
+            highest = max(highest, in_flight)
+        if 10 * step >= fleet.DAY_S:
+            billed += max(count, desired)
+            waits_s += [wait_s for one in serving + leaving for wait_s in one.waits_s]
+        for one in serving + leaving:
+            one.ended_s, one.waits_s = [], []
+        each = highest / count
+        high = high + 1 if each > policy.concurrent_per_replica else 0
+        low = low + 1 if each < 0.9 * policy.concurrent_per_replica else 0
+        wanted = math.ceil(highest / policy.concurrent_per_replica)
+        if desired > count and end_s >= due_s:
+            serving += [Alone(end_s) for _ in range(desired - count)]
+            out_s = end_s
+        elif desired < count and end_s >= due_s:
+            leaving, serving = leaving + serving[desired:], serving[:desired]
+            in_s = end_s
+        elif desired == count and high >= 3 and wanted > count and end_s >= out_s + 300:
+            desired, due_s = min(wanted, policy.maximum), end_s + STARTUP_S
+        elif desired == count and low >= 90 and wanted < count and end_s >= in_s + 300:
+            desired, due_s = max(wanted, 1), end_s + 60
+    dollars = billed * 10 / 3600 * GUIDE.price_per_hour / (days - 1)
+    return dollars, np.mean(np.array(waits_s) <= 10)
+
+
+@pytest.mark.parametrize(
+    ("people", "target", "maximum"), [(10, 3.7, 2), (20, 2, 10), (40, 2.1, 10)]
+)
+def test_a_policy_that_sees_chance_costs_what_it_does_request_by_request(people, target, maximum):
+    policy = capacity.Policy(target, 1, maximum)
+    found = capacity.day(people=people, every_s=60, limits=capacity.Limits(10), policy=policy)
+    rates = found.steps["rate_per_s"].to_numpy()[: fleet.DAY_S // fleet.STEP_S]
+    dollars, within = scaled_one_by_one(rates, policy, days=4)
+    assert found.price_per_day == pytest.approx(dollars, rel=0.08)
+    # One low datapoint may take away most of a small fleet, which costs such a day five points.
+    assert found.within == pytest.approx(within, abs=0.04)
+
+
+def test_requests_on_an_almost_idle_replica_are_as_independent_as_poisson_s():
+    curve = fleet.Curve.of(GUIDE.timing, capacity.Answers())
+    assert curve.variance[1:4] == pytest.approx(curve.in_flight[1:4], rel=0.1)
+    assert curve.variance[15] > 1.3 * curve.in_flight[15]  # who waits makes others wait
+
+
+def test_days_differ_by_chance_and_a_seed_says_how():
+    asked = {"people": 20, "every_s": 60, "limits": capacity.Limits(10)}
+    policy = capacity.Policy(2, 1, 10)
+    one, same, other = (capacity.day(**asked, policy=policy, seed=seed) for seed in (0, 0, 1))
+    assert one.price_per_day == same.price_per_day != other.price_per_day
+    assert one.within_by_day == same.within_by_day
+    assert len(set(one.within_by_day)) == len(one.within_by_day) == fleet.CHANCE_DAYS
 
 
 # --- what the policy does
@@ -103,7 +202,7 @@ def test_it_keeps_within_its_bounds_and_goes_down_at_night(day):
 
 
 def test_all_that_arrives_is_counted_once(day):
-    arrived = day.steps["rate_per_s"].sum() * fleet.STEP_S
+    arrived = day.steps["rate_per_s"].sum() * fleet.STEP_S / fleet.CHANCE_DAYS
     assert arrived == pytest.approx(3600 * day.hours["requests/s"].sum(), rel=0.001)
     assert day.hours["people"].max() <= 200
 
@@ -112,7 +211,11 @@ def test_without_a_policy_it_finds_one_that_keeps_the_limit_and_costs_less_than_
     found = capacity.day(**FEW, limits=SOON)
     assert found.ttft_p95_s <= 3
     assert found.price_per_day < found.constant.price_per_day
-    assert list(found.totals().index) == ["scaled by the policy", "constant"]
+    assert list(found.totals().index) == [
+        "scaled by the policy",
+        "constant, cheapest over the day",
+        "constant, for the peak",
+    ]
 
 
 def test_a_constant_fleet_is_what_the_peak_takes_and_bills_all_day(day):
@@ -131,7 +234,7 @@ def test_a_million_people_wait_as_long_as_two_hundred_with_as_many_replicas_each
         people=1_000_000, every_s=90, limits=SOON, policy=capacity.Policy(1.2, 2, 300_000)
     )
     few = capacity.day(people=10_000, every_s=90, limits=SOON, policy=capacity.Policy(1.2, 2, 3000))
-    assert million.within == pytest.approx(few.within, abs=0.003)
+    assert million.within == pytest.approx(few.within, abs=0.008)
     ratio = million.steps["replicas"].max() / few.steps["replicas"].max()
     assert ratio == pytest.approx(100, rel=0.03)
 
@@ -160,7 +263,24 @@ def test_a_day_says_whether_its_policy_kept_the_limit(day):
     slow = capacity.Policy(0.5, 1, 500)  # no policy starts replicas before the people are there
     peak = capacity.day(people=2000, every_s=90, limits=SOON, shape=noon, policy=slow)
     assert not peak.kept and peak.constant.kept
-    assert peak.totals()["limit kept"].tolist() == ["no", "yes"]
+    assert peak.totals()["kept over the day"].tolist() == ["no", "yes", "yes"]
+
+
+def test_the_hours_that_miss_the_limit_are_counted_though_the_day_keeps_it():
+    found = capacity.day(people=40, every_s=60, limits=capacity.Limits(10))
+    least = found.cheapest_constant
+    missed = least.hours["within the limit (%)"] < 95
+    assert least.kept and missed.any()
+    assert found.totals().loc["constant, cheapest over the day", "hours that miss"] == str(
+        missed.sum()
+    )
+
+
+def test_the_cheapest_constant_fleet_is_the_smallest_that_keeps_the_limit_over_the_day(day):
+    least = day.cheapest_constant
+    assert least.kept and least.price_per_day < day.constant.price_per_day
+    fewer = capacity.Policy(1.0, *[least.policy.minimum - 1] * 2)
+    assert not capacity.day(**FEW, limits=SOON, policy=fewer).kept
 
 
 def test_a_limit_of_one_prefill_is_kept_by_those_who_wait_for_nobody():

@@ -43,6 +43,7 @@ class Point:
         tokens_per_s: Output tokens a second.
         in_flight: Requests under way or queued, on average (Little's law).
         slots_used: Share of the slots that are in use, on average, the time of prefills included.
+        in_flight_var: Variance of the number in flight over time.
     """
 
     rate_per_s: float
@@ -51,6 +52,7 @@ class Point:
     tokens_per_s: float
     in_flight: float
     slots_used: float
+    in_flight_var: float = 0.0
 
     @property
     def ttft_p50_s(self) -> float:
@@ -112,7 +114,18 @@ def at_rate(
         tokens_per_s=rate_per_s * float(tokens.mean()),
         in_flight=rate_per_s * float((last_s - sent_s).mean()),
         slots_used=rate_per_s * float(held_s.mean()) / timing.slots,
+        in_flight_var=_variance(sent_s, last_s),
     )
+
+
+def _variance(sent_s: np.ndarray, last_s: np.ndarray) -> float:
+    """Variance over time of how many are under way, while requests still come."""
+    at_s = np.concatenate([sent_s, last_s])
+    order = np.argsort(at_s)
+    level = np.cumsum(np.repeat([1, -1], len(sent_s))[order])[:-1]
+    lasts_s = np.diff(np.minimum(at_s[order], sent_s.max()))
+    mean = np.average(level, weights=lasts_s)
+    return float(np.average((level - mean) ** 2, weights=lasts_s))
 
 
 def highest_rate_per_s(timing: Timing, answers: Answers, *, seed: int = 0) -> float:
@@ -143,11 +156,13 @@ class Curve:
         in_flight: Requests under way or queued, on average, ascending from 0.
         rate_per_s: Requests a second that then leave.
         ttft_s: Seconds to the first token, one row a point, 100 equally likely values in each.
+        variance: Of the number in flight; beyond the last simulated point as there.
     """
 
     in_flight: np.ndarray
     rate_per_s: np.ndarray
     ttft_s: np.ndarray
+    variance: np.ndarray
 
     @classmethod
     @lru_cache(maxsize=8)  # days under several policies have the same
@@ -172,6 +187,7 @@ class Curve:
                 rate,
                 np.maximum.accumulate(ttft_s, axis=0),
             ),
+            np.pad([0.0, *(one.in_flight_var for one in points)], (0, _DOUBLINGS - 1), "edge"),
         )
 
     def wait_s(self, in_flight: np.ndarray) -> np.ndarray:
