@@ -194,8 +194,8 @@ def test_the_box_is_empty_and_has_the_focus_for_the_next_message(scripted, reade
 def test_what_is_typed_right_after_enter_is_kept(scripted, reader):
     writes_on(scripted, "endless")
     reader.tab.keyboard.type("Hello")
-    reader.tab.keyboard.press("Enter")
-    reader.tab.keyboard.type("And then?")
+    reader.tab.keyboard.press("Enter", delay=60)  # as people type
+    reader.tab.keyboard.type("And then?", delay=40)
     reader.sees("endless")
     expect(reader.box).to_have_value("And then?")
     assert sent(scripted) == [("user", "Hello")]
