@@ -295,6 +295,17 @@ def test_launched_again_it_is_at_the_same_address_and_the_earlier_one_is_closed(
     assert is_free(second.port)
 
 
+def test_a_taken_port_closes_nothing_that_works(scripted):
+    session, endpoint = session_with(scripted), some_endpoint()
+    with launched(session, endpoint) as page, socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"Port {port} is taken"):
+            launched(session, endpoint, port=port)
+        assert not is_free(page.port)
+
+
 def test_another_endpoint_has_a_page_of_its_own(scripted):
     here = session_with(scripted)
     with launched(here, some_endpoint()) as one:

@@ -191,6 +191,38 @@ def test_the_box_is_empty_and_has_the_focus_for_the_next_message(scripted, reade
     expect(reader.box).to_be_focused()
 
 
+def test_what_is_typed_right_after_enter_is_kept(scripted, reader):
+    writes_on(scripted, "endless")
+    reader.tab.keyboard.type("Hello")
+    reader.tab.keyboard.press("Enter", delay=60)  # as people type
+    reader.tab.keyboard.type("And then?", delay=40)
+    reader.sees("endless")
+    expect(reader.box).to_have_value("And then?")
+    assert sent(scripted) == [("user", "Hello")]
+
+
+def test_the_same_message_twice_leaves_the_box_twice(scripted, reader):
+    for word in ("first", "second"):
+        answers(scripted, word)
+        reader.asks("Hello")
+        reader.sees_a_whole_answer(word)
+        expect(reader.box).to_have_value("")
+
+
+def test_half_a_character_harms_nothing(scripted, reader):
+    scripted.will_stream(*said("half \ud83d ", "whole \ud83d", "\udc4b"), END)
+    reader.box.evaluate(
+        """box => {
+            box.value = "Hello \\ud83d";
+            box.dispatchEvent(new Event("input", {bubbles: true}));
+        }"""
+    )
+    reader.box.press("Enter")
+    reader.sees_a_whole_answer("half \ufffd whole 👋")
+    expect(reader.asked).to_have_text(["Hello \ufffd"])
+    expect(reader.box).to_have_value("")
+
+
 def test_shift_and_enter_begin_a_new_line(scripted, reader):
     answers(scripted, "yes")
     reader.box.press_sequentially("one")
@@ -278,6 +310,29 @@ def test_retry_asks_the_last_message_again(scripted, reader):
     assert sent(scripted, 2) == sent(scripted, 1)
 
 
+def test_a_retry_that_fails_leaves_the_answer_there_was(scripted, reader):
+    answers(scripted, "good")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("good")
+    scripted.will_refuse(400, "ThrottlingException", "Rate exceeded")
+    reader.button("Retry").click()
+    reader.sees("SageMaker throttled the call")
+    reader.can_ask()
+    reader.sees("good")
+    _next_message_works(
+        scripted, reader, [("user", "Hello"), ("assistant", "good"), ("user", "Are you there?")]
+    )
+
+
+def test_undo_keeps_what_is_in_the_box(scripted, reader):
+    answers(scripted, "first")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("first")
+    reader.box.fill("a draft")
+    reader.button("Undo").click()
+    expect(reader.box).to_have_value("Hello\na draft")
+
+
 def test_undo_puts_the_last_message_back_into_the_box(scripted, reader):
     for word in ("first", "second"):
         answers(scripted, word)
@@ -309,6 +364,43 @@ def test_a_changed_message_drops_what_came_after_it(scripted, reader):
         ("assistant", "answer first"),
         ("user", "changed question"),
     ]
+
+
+def test_a_changed_message_that_is_not_sent_changes_nothing(scripted, reader):
+    answers(scripted, "answer")
+    reader.asks("a <b> question")
+    reader.sees_a_whole_answer("answer")
+    for refused in (" ", "word " * 2000):
+        reader.button("Edit").click()
+        reader.log.locator("textarea").fill(refused)
+        reader.button("Submit").first.click()
+        reader.is_told("Not sent.")
+        expect(reader.asked).to_have_text(["a <\u2060b> question"])
+    answers(scripted, "changed")
+    reader.button("Edit").click()
+    reader.log.locator("textarea").press("End")
+    reader.log.locator("textarea").press("!")
+    reader.button("Submit").first.click()
+    reader.sees_a_whole_answer("changed")
+    assert sent(scripted) == [("user", "a <b> question!")]
+
+
+def test_the_keyboard_stays_with_the_box_when_a_button_goes(scripted, reader):
+    def presses(button):
+        button.focus()
+        button.press("Enter")
+        expect(reader.box).to_be_focused()
+        reader.can_ask()
+
+    answers(scripted, "first")
+    presses(reader.tab.get_by_text("What is AWS Inferentia2, in three sentences?"))
+    writes_on(scripted, "endless")
+    reader.asks("Hello")
+    reader.sees("endless")
+    presses(reader.stop_button)
+    for name in ("Retry", "Undo", "Clear"):
+        answers(scripted, name)
+        presses(reader.button(name).first)
 
 
 def test_what_changes_the_conversation_waits_for_the_answer(scripted, reader):
@@ -362,6 +454,19 @@ def test_an_answer_is_copied_as_the_model_wrote_it(scripted, reader):
     reader.button("Copy message").last.click()
     expect(reader.button("Copied message")).to_be_visible()
     assert reader.clipboard().startswith(text)
+
+
+def test_code_is_copied_as_the_model_wrote_it(scripted, reader):
+    code = "cat <<EOF\n#include <stdio.h>\nEOF"
+    answers(scripted, f"- Look:\n\n  ```sh\n  {code.replace(chr(10), chr(10) + '  ')}\n  ```\n")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("stdio.h")
+    reader.log.get_by_title("copy", exact=True).click()
+    wait_until(lambda: reader.clipboard().strip() == code)
+    reader.tab.evaluate("navigator.clipboard.writeText('')")
+    reader.tab.evaluate("getSelection().selectAllChildren(document.querySelector('pre code'))")
+    reader.tab.keyboard.press("ControlOrMeta+C")
+    wait_until(lambda: reader.clipboard().strip() == code)
 
 
 # --- more readers than slots ---------------------------------------------------------------------

@@ -562,6 +562,32 @@ def test_html_is_shown_and_nothing_is_fetched_from_elsewhere(visit, scripted):
     assert [url for url in page.requested if not is_here(url)] == blocked(page)
 
 
+COVER = '<div style="position:fixed;inset:0;background:red;z-index:99999">x</div>'
+UNCLEAR = (  # renderers do not agree on where the code ends
+    f"- a\n  ```\n     ```\n  {COVER}",
+    f"```\ncode\n```\u00a0\n```\n{COVER}",
+    f"```\ncode\n```\f\n```\n{COVER}",
+    f'[a]: /u "x\n```\n"\n{COVER}',
+)
+
+
+def test_nothing_gets_out_of_code_and_nothing_covers_the_page(visit, scripted):
+    page = visit()
+    for times, text in enumerate(UNCLEAR, start=1):
+        answered(page, scripted, text, times=times)
+    expect(log(page).locator("[style*=fixed]")).to_have_count(0)
+    answered(page, scripted, r"\(\kern-90em\rule{300em}{300em}\) after it", times=len(UNCLEAR) + 1)
+    question = log(page).get_by_test_id("user").last
+    question.scroll_into_view_if_needed()
+    assert question.evaluate(
+        """one => {
+            const {left, top, width, height} = one.getBoundingClientRect();
+            const there = document.elementFromPoint(left + width / 2, top + height / 2);
+            return one.contains(there) || there?.contains(one);
+        }"""
+    )
+
+
 def test_a_picture_in_an_answer_logs_nobody_out(visit, scripted):
     page, answers = visit(), []
     page.on("response", lambda response: answers.append(response.url))

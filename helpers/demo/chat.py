@@ -18,6 +18,7 @@ from helpers.demo.conversation import (
     fitted,
     is_too_long,
     turns_of,
+    whole,
     without_older_half,
 )
 from helpers.demo.line import Line, Place
@@ -120,7 +121,7 @@ class Chat:
     def note(self, text: str) -> dict[str, Any]:
         """A message of the page's own, which never goes to the model."""
         label = " · rehearsal" if self._is_rehearsal else ""
-        return {"role": "assistant", "content": text + label, "metadata": {"id": NOTE}}
+        return {"role": "assistant", "content": whole(text) + label, "metadata": {"id": NOTE}}
 
     def close(self) -> None:
         """End all answers that are being written or wait; from any thread. They say so."""
@@ -264,7 +265,7 @@ class Answer:
 
 
 def _said(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": whole(text)}
 
 
 def _in_line(place: int) -> str:

@@ -1,6 +1,7 @@
 """What of a conversation goes to the model, and what of a text goes onto the page. Pure."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile
 from typing import Any, NamedTuple
@@ -100,15 +101,19 @@ def fitted(
         return TOKENS_PER_TURN + (count if can_fit else estimated)(text)
 
     *history, last = turns
-    if not last["content"].strip():
+    if _is_blank(last["content"]):
         raise InvocationError("Type a message first.", kind="request")
     instructions = defused(system_prompt)
-    system = [{"role": "system", "content": instructions}] if instructions.strip() else []
-    used = TOKENS_PER_PROMPT + sum(map(tokens, [*system, last]))
+    system = [] if _is_blank(instructions) else [{"role": "system", "content": instructions}]
+    needed = [tokens(turn) for turn in [last, *system]]
+    used = TOKENS_PER_PROMPT + sum(needed)
     if used > budget:
+        longer, other = "message", "system prompt" if system else ""
+        if needed[0] < needed[-1]:
+            longer, other = other, longer
         raise InvocationError(
-            f"The message is too long: it has about {used:,} tokens"
-            f"{' with the system prompt' if system else ''}, and beside an answer of Max tokens "
+            f"The {longer} is too long: it has about {used:,} tokens"
+            f"{f' with the {other}' if other else ''}, and beside an answer of Max tokens "
             f"there is room for {budget:,}: shorten it"
             f"{', or lower Max tokens in Settings' if used <= longest else ''}.",
             kind="request",
@@ -121,6 +126,11 @@ def fitted(
         kept.insert(0, turn)
     kept = _from_a_question(kept)
     return Fitted([*system, *kept], len(turns) - len(kept))
+
+
+def _is_blank(text: str) -> bool:
+    """Whether there is nothing to see in it: spaces, characters of format and control."""
+    return all(one.isspace() or unicodedata.category(one) in ("Cc", "Cf") for one in text)
 
 
 def without_older_half(turns: Sequence[Turn]) -> list[Turn]:
@@ -157,34 +167,22 @@ def is_too_long(refusal: str) -> bool:
 MATH = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 # Invisible, and keeps `<` from beginning a tag: Gradio's sanitizer lets through styles that cover
-# the page, forms, and pictures from elsewhere, and drops what it does not let through.
+# the page, forms, and pictures from elsewhere, and drops what it does not let through. In code too,
+# as renderers do not agree on where that ends; the page takes it off what is copied.
 _JOINER = "\u2060"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
-# Gradio takes mathematics out before it looks for code, and a fence for where a link goes.
-_UNSURE = re.compile("|".join(re.escape(mark) for pair in MATH for mark in pair) + r"|\]:\s*[`~]")
 
 
 def literal(text: str) -> str:
-    """Markdown that shows HTML tags instead of obeying them; fenced code can be copied as it is.
-
-    What is not surely such code has an invisible character after each `<` that begins a tag.
-    """
-    is_sure, fence, lines = not _UNSURE.search(text), None, []
-    for line in re.split(r"(?<=\n)|(?<=\r)(?!\n)", text):
-        if fence:
-            indent, marks = fence
-            # In a list, code ends with the indentation.
-            is_sure &= line.startswith(indent) or not line.strip()
-            is_code = is_sure
-            fence = None if re.match(rf" {{0,3}}{marks}[`~]*\s*$", line) else fence
-        else:
-            found = _FENCE.match(line.rstrip("\r\n"))
-            fence, is_code = found and found.groups(), False
-        lines.append(line if is_code else _TAG.sub("<" + _JOINER, line))
-    return "".join(lines)
+    """Markdown that shows HTML tags instead of obeying them."""
+    return _TAG.sub("<" + _JOINER, text)
 
 
 def plain(text: str) -> str:
     """The text that `literal` was given."""
     return text.replace("<" + _JOINER, "<")
+
+
+def whole(text: str) -> str:
+    """The text with halves of surrogate pairs joined, or U+FFFD for one alone: that is no JSON."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -41,6 +41,9 @@ CSS = """
 .message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
 .message .katex-display { overflow: auto hidden; }
 
+/* What an answer draws stays within it. */
+.message .md { contain: paint; overflow-clip-margin: 4px; }
+
 .message .edit-textarea { width: 100% !important; min-width: min(60vw, 30rem); }
 
 /* Text and code that can be read: 4.5 to 1. */
@@ -65,15 +68,40 @@ body:not(.dark) .message .md .token:is(.string, .char, .builtin, .inserted, .sel
 
 # Gradio follows an answer only for a reader who is at the end, and has nothing to go there.
 TO_THE_END = "() => document.querySelector('[role=log]').scrollTo(0, 1e9)"
+# The keyboard goes to the box from a button that goes away; on a phone it would cover the answer.
+TO_THE_BOX = """(...all) => {
+    if (matchMedia("(hover: hover)").matches) document.querySelector("#entry textarea").focus();
+    return all;
+}"""
+# A message that is being answered leaves the box, and what was typed after it stays.
+TAKE = """taken => {
+    const box = document.querySelector("#entry textarea");
+    const text = taken.slice(taken.indexOf(" ") + 1);
+    if (!box.value.toWellFormed().startsWith(text)) return;
+    box.value = box.value.slice(text.length);
+    box.dispatchEvent(new Event("input", {bubbles: true}));
+}"""
 # What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
 # role of what it gives a label, and a way for the keyboard to what may be wider than the page.
-FOR_ALL = """() => new MutationObserver(() => {
+# What is copied is without the mark that keeps HTML from being obeyed.
+FOR_ALL = """() => {
+const plain = text => text.replaceAll("<\u2060", "<");
+const clipboard = navigator.clipboard, write = clipboard?.writeText.bind(clipboard);
+if (clipboard) clipboard.writeText = text => write(plain(text));
+addEventListener("copy", event => {
+    const text = String(getSelection());
+    if (plain(text) === text) return;
+    event.clipboardData.setData("text/plain", plain(text));
+    event.preventDefault();
+});
+new MutationObserver(() => {
     for (const box of document.querySelectorAll(".edit-textarea")) box.ariaLabel = "Edited message";
     for (const said of document.querySelectorAll(".message > [data-testid]:not([role])"))
         said.role = "group";
     for (const wide of document.querySelectorAll(".message :is(pre, table, .katex-display)"))
         wide.tabIndex = 0;
-}).observe(document.body, {childList: true, subtree: true})"""
+}).observe(document.body, {childList: true, subtree: true});
+}"""
 
 # Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
 # it is closed: so this does, to free the slot.

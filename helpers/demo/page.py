@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Chat
-from helpers.demo.looks import FOR_ALL, LATEX, LEAVE, TO_THE_END
+from helpers.demo.looks import FOR_ALL, LATEX, LEAVE, TAKE, TO_THE_BOX, TO_THE_END
 from helpers.demo.visits import SEND, Visits
 
 EXAMPLES = (
@@ -46,6 +46,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         with gr.Row(elem_classes="examples"):
             examples = [gr.Button(example, size="sm") for example in EXAMPLES]
         entry = gr.Textbox(
+            elem_id="entry",
             label="Message",
             show_label=False,
             placeholder="Enter sends, Shift+Enter begins a new line",
@@ -87,10 +88,13 @@ def _connect(
     examples: Sequence[gr.Button],
     settings: Sequence[gr.components.Component],
 ) -> None:
-    """What a reader can do on the page."""
+    """What a reader can do on the page; the keyboard is then where the next message is typed."""
+    taken = gr.Textbox(visible="hidden")
+    taken.change(None, taken, js=TAKE, **_PRIVATE)
     written = {
         "inputs": [conversation, entry, *settings],
-        "outputs": [conversation, entry],
+        "outputs": [conversation, entry, taken],
+        "js": TO_THE_BOX,
         "trigger_mode": "multiple",  # else Gradio drops a second message without a word
         **_PRIVATE,
     }
@@ -100,10 +104,11 @@ def _connect(
         example.click(visits.example, **written | {"inputs": [conversation, example, *settings]})
     conversation.retry(visits.retry, **written)
     conversation.edit(visits.edit, **written)
-    conversation.undo(visits.undo, [conversation], [conversation, entry], **_AT_ONCE)
-    entry.stop(visits.stop, None, None, **_AT_ONCE)
+    box = [conversation, entry]
+    conversation.undo(visits.undo, box, box, js=TO_THE_BOX, **_AT_ONCE)
+    entry.stop(visits.stop, None, None, js=TO_THE_BOX, **_AT_ONCE)
     # Twice empty: a version of the answer may be on its way to the page.
-    conversation.clear(visits.forget, None, None, **_AT_ONCE).then(
+    conversation.clear(visits.forget, None, None, js=TO_THE_BOX, **_AT_ONCE).then(
         visits.since, None, conversation, **_AT_ONCE
     )
 

@@ -165,9 +165,12 @@ def launch(
 def _close_earlier(endpoint: tuple[str, ...], port: int | None) -> list[int]:
     """Close what this process serves of the endpoint, or at the port; the ports that frees."""
     earlier = [demo for demo in _open if demo._endpoint == endpoint or demo.port == port]
+    ports = [demo.port for demo in earlier]
+    if port and port not in ports:  # asked first: what works is not closed for nothing
+        _free_port(port, ())
     for demo in earlier:
         demo.close()
-    return [demo.port for demo in earlier]
+    return ports
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Who is on the page, and what each of them is told."""
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import gradio as gr
 
 from helpers.demo.chat import Answer, Chat
-from helpers.demo.conversation import NOTE, literal, text_of
+from helpers.demo.conversation import NOTE, literal, plain, text_of, whole
 from helpers.errors import InvocationError
 
 SEND, STOP = "Send", "Stop"
@@ -22,6 +23,7 @@ class Visits:
         self._chat = chat
         self._running: dict[str, Answer] = {}
         self._written: dict[str, Messages] = {}  # conversations with their last answer complete
+        self._numbers = itertools.count()
 
     async def send(self, request: gr.Request, conversation: Messages, entry: str, *settings):
         """Answer what was typed; it stays in the box when it cannot be sent."""
@@ -38,22 +40,25 @@ class Visits:
     async def retry(self, request: gr.Request, conversation: Messages, _, *settings):
         """Answer the last message once more."""
         before, text = _without_last(conversation)
-        async for update in self._answer(request, before, text, settings):
+        async for update in self._answer(request, before, text, settings, unanswered=conversation):
             yield update
 
     async def edit(self, request: gr.Request, edited: gr.EditData, conversation, _, *settings):
         """Answer a message that was changed; what came after it is dropped."""
-        before = conversation[: _index(edited.index)]
-        async for update in self._answer(request, before, edited.value, settings):
+        at = _index(edited.index)
+        before, text, was = conversation[:at], plain(edited.value), list(conversation)
+        was[at] = {**was[at], "content": edited.previous_value}  # the page shows the change already
+        async for update in self._answer(request, before, text, settings, refused=was):
             yield update
 
     # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
     # not async from a thread.
 
-    async def undo(self, request: gr.Request, conversation: Messages):
-        """Take the last message and its answer back, into the box."""
+    async def undo(self, request: gr.Request, conversation: Messages, draft: str):
+        """Take the last message and its answer back, into the box, before what is there."""
         await self.forget(request)
-        return _without_last(conversation)
+        before, text = _without_last(conversation)
+        return before, "\n".join(filter(None, [text, draft]))
 
     async def visit(self, request: gr.Request) -> str:
         """The name under which Gradio knows who is on the page."""
@@ -109,30 +114,42 @@ class Visits:
         settings: Sequence[Any],
         *,
         is_typed: bool = False,
-    ) -> AsyncIterator[tuple[Any, Any]]:
-        """Updates of conversation and box while a message is answered."""
-        visit = request.session_hash
+        refused: Messages | None = None,
+        unanswered: Messages | None = None,
+    ) -> AsyncIterator[tuple[Any, Any, Any]]:
+        """Updates of conversation and box, and what to take out of it, while a message is answered.
+
+        The conversation is `refused` when the message is not sent, and the notes are below
+        `unanswered` when nothing but notes has come; else it is what it was, and the message.
+        """
+        visit, text = request.session_hash, whole(text or "")
+        not_sent = refused or gr.skip(), gr.skip(), gr.skip()
         if visit in self._running:
             gr.Info("The answer is not complete: wait for it, or stop it first.", duration=TOAST_S)
-            yield gr.skip(), gr.skip()
+            yield not_sent
             return
         try:
             answer = self._running[visit] = self._begin(before, text, settings)
         except InvocationError as error:
             gr.Warning(f"Not sent. {error}", duration=TOAST_S)
-            yield gr.skip(), gr.skip()
+            yield not_sent
             return
         asked = [*before, {"role": "user", "content": literal(text)}]
-        box = {"value": ""} if is_typed else {}
+        # A number, so that the same message is news again.
+        taken = f"{next(self._numbers)} {text}" if is_typed else gr.skip()
         try:
-            yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP, **box)
+            yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP), taken
             async for said in answer:
                 if self._running.get(visit) is not answer:  # forgotten
                     break
                 self._written[visit] = [*asked, *map(_shown, said)]
-                yield self._written[visit], gr.skip()
+                yield self._written[visit], gr.skip(), gr.skip()
+            else:
+                if unanswered and all(map(_is_note, said)):
+                    self._written[visit] = [*unanswered, *map(_shown, said)]
+                    yield self._written[visit], gr.skip(), gr.skip()
             if self._running.get(visit) in (answer, None):  # else the box is another's by now
-                yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False)
+                yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False), gr.skip()
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:
@@ -158,12 +175,16 @@ class Visits:
 def _shown(said: dict[str, Any]) -> dict[str, Any]:
     """A message as the page shows it: an answer as Markdown without HTML, a note in italics."""
     text = literal(said["content"])
-    if (said.get("metadata") or {}).get("id") == NOTE:
+    if _is_note(said):
         text = f"*{text.translate(_ESCAPES)}*"
     return {**said, "content": text}
 
 
 _ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
+
+
+def _is_note(said: dict[str, Any]) -> bool:
+    return (said.get("metadata") or {}).get("id") == NOTE
 
 
 def _without_last(conversation: Messages) -> tuple[Messages, str]:
