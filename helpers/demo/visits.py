@@ -137,6 +137,7 @@ class Visits:
         asked = [*before, {"role": "user", "content": literal(text)}]
         # A number, so that the same message is news again.
         taken = f"{next(self._numbers)} {text}" if is_typed else gr.skip()
+        said = []
         try:
             yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP), taken
             async for said in answer:
