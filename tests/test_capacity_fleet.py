@@ -25,6 +25,12 @@ def day():
     return capacity.day(**FEW, limits=SOON, policy=TRACKING)
 
 
+@pytest.fixture
+def one_day(monkeypatch):
+    """One day of chance instead of four, where that is enough."""
+    monkeypatch.setattr(fleet, "CHANCE_DAYS", 1)
+
+
 def one_by_one(day, seed=0):
     """Times to first token of a day after such an evening, and when those requests came.
 
@@ -207,7 +213,9 @@ def test_all_that_arrives_is_counted_once(day):
     assert day.hours["people"].max() <= 200
 
 
-def test_without_a_policy_it_finds_one_that_keeps_the_limit_and_costs_less_than_a_constant_fleet():
+def test_without_a_policy_it_finds_one_that_keeps_the_limit_and_costs_less(
+    one_day,
+):
     found = capacity.day(**FEW, limits=SOON)
     assert found.ttft_p95_s <= 3
     assert found.price_per_day < found.constant.price_per_day
@@ -229,7 +237,7 @@ def test_a_constant_fleet_is_what_the_peak_takes_and_bills_all_day(day):
     assert day.constant.within >= 0.95
 
 
-def test_a_million_people_wait_as_long_as_two_hundred_with_as_many_replicas_each():
+def test_a_million_people_wait_as_long_as_two_hundred_with_as_many_replicas_each(one_day):
     million = capacity.day(
         people=1_000_000, every_s=90, limits=SOON, policy=capacity.Policy(1.2, 2, 300_000)
     )
@@ -266,7 +274,7 @@ def test_a_day_says_whether_its_policy_kept_the_limit(day):
     assert peak.totals()["kept over the day"].tolist() == ["no", "yes", "yes"]
 
 
-def test_the_hours_that_miss_the_limit_are_counted_though_the_day_keeps_it():
+def test_the_hours_that_miss_the_limit_are_counted_though_the_day_keeps_it(one_day):
     found = capacity.day(people=40, every_s=60, limits=capacity.Limits(10))
     least = found.cheapest_constant
     missed = least.hours["within the limit (%)"] < 95
@@ -283,7 +291,7 @@ def test_the_cheapest_constant_fleet_is_the_smallest_that_keeps_the_limit_over_t
     assert not capacity.day(**FEW, limits=SOON, policy=fewer).kept
 
 
-def test_a_limit_of_one_prefill_is_kept_by_those_who_wait_for_nobody():
+def test_a_limit_of_one_prefill_is_kept_by_those_who_wait_for_nobody(one_day):
     least = capacity.Limits(GUIDE.timing.prefill_s)
     steady = capacity.Policy(1, 99, 99)
     found = capacity.day(people=100, every_s=90, limits=least, policy=steady)

@@ -463,8 +463,7 @@ def test_a_server_at_work_is_not_idle(running):
     assert running.server.idle_s() > 0.04
     with running.connect() as connection:
         connection.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.03)
-        assert running.server.idle_s() < 0.01
+        assert any(running.server.idle_s() < 0.001 or time.sleep(0.005) for _ in range(200))
 
 
 def test_a_stop_breaks_off_what_is_under_way():

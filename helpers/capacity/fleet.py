@@ -303,9 +303,15 @@ class _Run:
         return constant
 
     def under(self, policy: Policy, *, endless: bool = False) -> Day:
-        """Equal days, without the first; refused when the queue grows, unless it may."""
+        """Equal days, without the first unless the others are like it.
+
+        Refused when the queue grows, unless it may.
+        """
         fleet = _Fleet(self, policy)
-        days = [fleet.pass_day() for _ in range(1 + (CHANCE_DAYS if policy.changes else 1))]
+        days = [fleet.pass_day()]
+        if not policy.changes and fleet.is_at_rest(days[0][-1]):
+            return self._told(policy, days[0])  # the next would be the same
+        days += [fleet.pass_day() for _ in range(CHANCE_DAYS if policy.changes else 1)]
         first, last = (one[-1].serving * one[-1].in_flight for one in (days[0], days[-1]))
         if last > (1 + _LONGER) * first + days[-1][-1].serving and not endless:
             raise WorkshopError(
@@ -454,6 +460,11 @@ class _Fleet:
         served = min(run.arriving[-1] / begins_with, _AT_REST * self._rate[-1])
         at_rest = float(np.interp(served, self._rate, self._in_flight))
         self._groups = [(begins_with, at_rest)]
+        self._at_rest = at_rest
+
+    def is_at_rest(self, seen: _Seen) -> bool:
+        """Whether there is no more in flight than at the start of the first day."""
+        return seen.in_flight <= self._at_rest + _ALIKE
 
     def pass_day(self) -> list[_Seen]:
         """Let a day pass."""

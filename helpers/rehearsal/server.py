@@ -257,6 +257,8 @@ class Server:
         """Stop listening and break off what is still open."""
         if self._server is not None:
             self._server.close()
+            await asyncio.sleep(0)  # who has just been accepted is among the connections then
+            await asyncio.sleep(0)
         tasks = [connection.task for connection in self.connections if connection.task]
         for connection in list(self.connections):
             connection.transport.abort()
