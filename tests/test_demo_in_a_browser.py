@@ -550,16 +550,29 @@ def test_who_leaves_the_page_leaves_the_line(scripted, crowd):
     assert sent(scripted)[0][1] == "Hello 3"
 
 
-def test_a_page_that_was_loaded_again_begins_anew(scripted, reader):
-    writes_on(scripted, "endless")
-    reader.asks("Hello")
-    reader.sees("endless")
-    reader.tab.reload()
-    reader.sees("Ask something")
+def test_a_page_that_was_loaded_again_has_the_conversation_and_goes_on(scripted, reader):
+    answers(scripted, "first")
+    reader.asks("Hello <b>")
+    reader.sees_a_whole_answer("first")
+    writes_on(scripted, "so far")
+    reader.asks("More")
+    reader.sees("so far")
+    reader.box.fill("a draft")
+    reader.tab.reload()  # as Gradio does when a connection that broke is back
+    assert scripted.gone.wait(30)
+    reader.sees("so far")
+    expect(reader.box).to_have_value("a draft")
     answers(scripted, "here")
     reader.asks("Again")
     reader.sees_a_whole_answer("here")
-    assert sent(scripted) == [("user", "Again")]
+    assert [text for _, text in sent(scripted)] == ["Hello <b>", "first", "More", "so far", "Again"]
+
+
+def test_another_tab_begins_anew(scripted, reader, visits, page):
+    answers(scripted, "first")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("first")
+    visits(page).sees("Ask something")
 
 
 # --- what goes wrong -----------------------------------------------------------------------------

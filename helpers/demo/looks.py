@@ -103,6 +103,15 @@ new MutationObserver(() => {
 }).observe(document.body, {childList: true, subtree: true});
 }"""
 
+# Gradio loads the page again when a connection that broke is back. What was on it stays in the tab.
+KEEP = "(...all) => { window.kept = all; }"
+RESTORE = """(...all) => {
+    const place = `chat: ${document.title}`;
+    addEventListener("pagehide",
+        () => sessionStorage.setItem(place, JSON.stringify(window.kept ?? all)));
+    return JSON.parse(sessionStorage.getItem(place)) ?? all;
+}"""
+
 # Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when
 # it is closed: so this does, to free the slot.
 LEAVE = """visit => addEventListener("pagehide", () => fetch("gradio_api/run/leave", {

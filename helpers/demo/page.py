@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Chat
-from helpers.demo.looks import FOR_ALL, LATEX, LEAVE, TAKE, TO_THE_BOX, TO_THE_END
+from helpers.demo.looks import FOR_ALL, KEEP, LATEX, LEAVE, RESTORE, TAKE, TO_THE_BOX, TO_THE_END
 from helpers.demo.visits import SEND, Visits
 
 EXAMPLES = (
@@ -59,6 +59,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         _connect(visits, conversation, entry, examples, settings)
         _offer(visits, entry, settings)
         _notice_who_leaves(page, visits)
+        _keep(page, [conversation, entry, *settings])
         page.load(None, js=FOR_ALL, **_PRIVATE)
     # Who waits is up to the chat's own line, and nobody begins an answer without reading it.
     return page.queue(default_concurrency_limit=None, api_open=False)
@@ -123,6 +124,12 @@ def _offer(visits: Visits, entry: gr.Textbox, settings: Sequence[gr.components.C
         api_name="chat",
         api_description="Ask the endpoint; the answer, then the page's notes about it.",
     )
+
+
+def _keep(page: gr.Blocks, parts: Sequence[gr.components.Component]) -> None:
+    """What is on the page is on it again when the tab loads it again."""
+    gr.on([part.change for part in parts], None, parts, js=KEEP, **_PRIVATE)
+    page.load(None, parts, parts, js=RESTORE, **_PRIVATE)
 
 
 def _notice_who_leaves(page: gr.Blocks, visits: Visits) -> None:
