@@ -1,7 +1,9 @@
 """Numbers that a reader gives: which are any, and the sentence for those that are not."""
 
+import argparse
 import math
 import reprlib
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -76,6 +78,20 @@ def seconds(what: str, value: Any) -> float:
     """
     number(what, value, above=0)
     return number(what, value, least=LEAST_S, most=MOST_S)
+
+
+def list_of(kind: type, example: str) -> Callable[[str], list]:
+    """What reads an option's number, or several with commas between; for `argparse`."""
+
+    def numbers(text: str) -> list:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is neither a number nor a list such as {example}"
+            ) from error
+
+    return numbers
 
 
 def _check_most(what: str, value: float, most: float | None) -> None:

@@ -156,10 +156,7 @@ def of(
     """
     billions = models.parameters_b(model_id)
     if billions is None:
-        raise WorkshopError(
-            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
-            "or -70B), so it has no floor: choose a name that says it."
-        )
+        raise models.sizeless(model_id, ", so it has no floor: choose a name that says it.")
     machine, known = costs.instance(instance_type), models.architecture(model_id)
     slots = checks.whole("A batch size", batch_size, most=checks.MOST_SLOTS)
     length = checks.whole("A sequence length", sequence_length, most=checks.MOST_TOKENS)

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from helpers.errors import WorkshopError
+
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[bB](?![a-zA-Z])")
 BYTES_PER_PARAMETER = 2  # fp16 and bf16 alike
 # The original guide reports 30 to 40 minutes for Llama 3 70B (philschmid, 2024-05): 5 for the
@@ -79,6 +81,14 @@ def named_b(model_id: str) -> float | None:
     sizes = {float(size) for size in _SIZE.findall(name)}
     size = sizes.pop() if len(sizes) == 1 else 0.0
     return size if 0 < size <= _MOST_B else None
+
+
+def sizeless(model_id: str, what_then: str) -> WorkshopError:
+    """The refusal of a name without a size; the sentence ends with what follows, and what to do."""
+    return WorkshopError(
+        f"The name {model_id!r} does not say how large the model is (one size, as in -8B or -70B)"
+        f"{what_then}"
+    )
 
 
 def parameters_b(model_id: str) -> float | None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import benchmark, metrics, plan
+from helpers import benchmark, checks, metrics, plan
 from helpers.errors import ResultsError, WorkshopError
 from helpers.results import Run
 from helpers.session import Voice
@@ -170,12 +170,16 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--concurrency",
         "--num-concurrent-requests",
-        type=_numbers(int),
+        type=checks.list_of(int, "1,2,4,8"),
         help=f"users, or a list to sweep over: 1,2,4,8 (default: {plan.CONCURRENCY})",
     )
     add("--think", type=float, default=0.0, metavar="S", help="seconds between a user's requests")
     add("--rounds", action="store_true", help="users wait for each other, as llmperf has it")
-    add("--rate", type=_numbers(float), help="arrivals a second instead of users, or a list")
+    add(
+        "--rate",
+        type=checks.list_of(float, "1,2,4,8"),
+        help="arrivals a second instead of users, or a list",
+    )
     add("--process", choices=plan.PROCESSES, help="how they arrive (default: poisson)")
     add(
         "--requests",
@@ -233,18 +237,6 @@ def parser() -> argparse.ArgumentParser:
     add("--llmperf", action="store_true", help="also write llmperf's pair of files")
     add("--no-report", dest="report", action="store_false", help="write no report.html")
     return parser
-
-
-def _numbers(kind: type):
-    def numbers(text: str) -> list:
-        try:
-            return [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is neither a number nor a list such as 1,2,4,8"
-            ) from error
-
-    return numbers
 
 
 def _object(text: str) -> dict:

@@ -41,3 +41,11 @@ def browser():
 
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def one_day(monkeypatch):
+    """A scaled fleet's one day of chance instead of four, where that is enough."""
+    from helpers.capacity import fleet
+
+    monkeypatch.setattr(fleet, "CHANCE_DAYS", 1)

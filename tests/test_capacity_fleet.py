@@ -25,12 +25,6 @@ def day():
     return capacity.day(**FEW, limits=SOON, policy=TRACKING)
 
 
-@pytest.fixture
-def one_day(monkeypatch):
-    """One day of chance instead of four, where that is enough."""
-    monkeypatch.setattr(fleet, "CHANCE_DAYS", 1)
-
-
 def one_by_one(day, seed=0):
     """Times to first token of a day after such an evening, and when those requests came.
 

@@ -9,7 +9,6 @@ import pytest
 import virtual_runs
 
 from helpers import capacity, costs, results
-from helpers.capacity import fleet
 from helpers.capacity.__main__ import main
 from helpers.settings import ROOT
 
@@ -115,12 +114,6 @@ def test_a_price_elsewhere_is_held_against_it(ask):
     tokens = 2000 / 90 * 3600 * 730  # one an answer
     assert f"the same answers cost ${60 * tokens / 1e6:,.0f} a month" in printed
     assert f"{15.58 * 730 / (60 * tokens / 1e6):.2g} times that" in printed
-
-
-@pytest.fixture
-def one_day(monkeypatch):
-    """A day alone: what is said of four is the same, and comes sooner."""
-    monkeypatch.setattr(fleet, "CHANCE_DAYS", 1)
 
 
 def test_a_day_of_a_fleet_beside_a_constant_one(ask, one_day):

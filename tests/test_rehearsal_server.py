@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import rehearsing
 
 from helpers.rehearsal.server import Limits, Server
 
@@ -481,10 +482,7 @@ def test_who_is_one_too_many_and_gone_before_that_is_said_leaves_nothing():
         nobody.is_busy_for(0.2)
         nobody.connect().close()  # before it has been accepted
         assert status(nobody.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")) == 503
-        deadline = time.monotonic() + 30
-        while nobody.server.connections and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not nobody.server.connections
+        assert rehearsing.until(lambda: not nobody.server.connections)
 
 
 def test_2000_mutilated_requests_leave_it_serving(running):
@@ -502,8 +500,5 @@ def test_2000_mutilated_requests_leave_it_serving(running):
             connection.sendall(data)
             if rng.random() < 0.5:
                 connection.shutdown(socket.SHUT_WR)
-    deadline = time.monotonic() + 30
-    while running.server.connections and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not running.server.connections
+    assert rehearsing.until(lambda: not running.server.connections)
     assert running.still_serves()

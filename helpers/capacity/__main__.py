@@ -234,7 +234,7 @@ def _why_not_kept(chosen: argparse.Namespace) -> str:
 
 
 def _run(chosen: argparse.Namespace) -> None:
-    run = results.load(chosen.run)
+    run = _loaded(chosen)
     print(f"{verdict.against(run)}.")
     try:
         print(f"The two times that this run shows: {twin.calibrate(run)}.")
@@ -278,14 +278,11 @@ def _machine(chosen: argparse.Namespace) -> Machine:
                 "A run says which model and machine it measured and has its own times: leave "
                 "--model, --instance, --sequence-length, --prefill and --decode-step out."
             )
-        return Machine.of_run(results.load(chosen.run), batch_size=chosen.batch)
+        return Machine.of_run(_loaded(chosen), batch_size=chosen.batch)
     recipe = recipes.get()
     model_id = recipe.model_id if chosen.model is None else chosen.model
     if given[0] is None and models.named_b(model_id) is None:
-        raise WorkshopError(
-            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
-            "or -70B): give its two times, --prefill and --decode-step."
-        )
+        raise models.sizeless(model_id, ": give its two times, --prefill and --decode-step.")
     return Machine.named(
         model_id,
         instance_type=recipe.instance_type if chosen.instance is None else chosen.instance,
@@ -297,11 +294,18 @@ def _machine(chosen: argparse.Namespace) -> Machine:
     )
 
 
+def _loaded(chosen: argparse.Namespace) -> results.Run:
+    """The run that the arguments name, read once."""
+    if not isinstance(chosen.run, results.Run):
+        chosen.run = results.load(chosen.run)
+    return chosen.run
+
+
 def _answers(chosen: argparse.Namespace) -> Answers:
     """As long as asked, else as in the run there is, else the usual ones."""
     own = chosen.output_tokens, chosen.output_tokens_stddev
-    run = getattr(chosen, "run", None)
-    usual = Answers.of_run(results.load(run)) if run and None in own else Answers()
+    is_of_run = getattr(chosen, "run", None) and None in own
+    usual = Answers.of_run(_loaded(chosen)) if is_of_run else Answers()
     tokens, stddev = own
     return Answers(
         usual.tokens if tokens is None else tokens, usual.stddev if stddev is None else stddev

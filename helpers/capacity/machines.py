@@ -69,9 +69,8 @@ def machines(
     if not pairs:
         raise WorkshopError("Give at least one instance type and one batch size.")
     if models.named_b(model_id) is None:
-        raise WorkshopError(
-            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
-            "or -70B), so its times cannot be scaled: choose a name that says it."
+        raise models.sizeless(
+            model_id, ", so its times cannot be scaled: choose a name that says it."
         )
     row = partial(
         _row,

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from helpers import costs, recipes
+from helpers import checks, costs, recipes
 from helpers.capacity import fleet
 from helpers.capacity.asked import OUTPUT_TOKENS, OUTPUT_TOKENS_STDDEV
 from helpers.capacity.expectation import USERS
@@ -50,7 +50,7 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("load").add_argument
     add(
         "--users",
-        type=_numbers(int),
+        type=checks.list_of(int, "1,4,8"),
         default=list(USERS),
         metavar="N,…",
         help=f"numbers of users (default: {','.join(map(str, USERS))})",
@@ -71,7 +71,7 @@ def _add_ttft(parser: argparse.ArgumentParser) -> None:
 def _add_ttfts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("limit").add_argument(
         "--ttft-p95",
-        type=_numbers(float),
+        type=checks.list_of(float, "1,4,8"),
         default=[3.0],
         metavar="S,…",
         help="seconds to the first token that 95 of 100 requests keep; several show what each "
@@ -128,7 +128,7 @@ def _add_candidates(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--batch-sizes",
-        type=_numbers(int),
+        type=checks.list_of(int, "1,4,8"),
         default=list(BATCH_SIZES),
         metavar="N,…",
         help=f"default: {','.join(map(str, BATCH_SIZES))}",
@@ -153,7 +153,7 @@ def _add_policy(parser: argparse.ArgumentParser) -> None:
         )
     add(
         "--shape",
-        type=_numbers(float),
+        type=checks.list_of(float, "1,4,8"),
         default=list(fleet.OFFICE_HOURS),
         metavar="X,…",
         help="share of the people at each of the 24 hours (default: office hours, assumed)",
@@ -175,18 +175,6 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV}, the same)",
     )
     add("--seed", type=int, default=0, help="chooses arrivals and lengths (default: 0)")
-
-
-def _numbers(kind: type) -> Callable[[str], list]:
-    def numbers(text: str) -> list:
-        try:
-            return [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is neither a number nor a list such as 1,4,8"
-            ) from error
-
-    return numbers
 
 
 def _names(text: str) -> list[str]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from helpers import checks, costs, models
-from helpers.errors import WorkshopError
 from helpers.twin.calibration import PREFILL_SPREAD
 from helpers.twin.scheduler import Timing
 
@@ -75,10 +74,7 @@ def timing(
     """
     model_b = models.named_b(model_id)
     if model_b is None:
-        raise WorkshopError(
-            f"The name {model_id!r} does not say how large the model is (one size, as in -8B "
-            "or -70B): give a Timing of your own."
-        )
+        raise models.sizeless(model_id, ": give a Timing of your own.")
     machine = costs.instance(instance_type)
     batch_size = checks.whole("A batch size", batch_size, most=checks.MOST_SLOTS)
     length = checks.whole("A sequence length", sequence_length, most=checks.MOST_TOKENS)
