@@ -390,14 +390,15 @@ def test_the_keyboard_stays_with_the_box_when_a_button_goes(scripted, reader):
         button.focus()
         button.press("Enter")
         expect(reader.box).to_be_focused()
-        reader.can_ask()
 
     answers(scripted, "first")
-    presses(reader.tab.get_by_text("What is AWS Inferentia2, in three sentences?"))
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("first")
     writes_on(scripted, "endless")
     reader.asks("Hello")
     reader.sees("endless")
     presses(reader.stop_button)
+    reader.can_ask()
     answers(scripted, "again")
     presses(reader.button("Retry"))
     reader.sees("again")
@@ -406,6 +407,9 @@ def test_the_keyboard_stays_with_the_box_when_a_button_goes(scripted, reader):
     expect(reader.asked).to_have_count(1)
     presses(reader.button("Clear").first)
     expect(reader.asked).to_have_count(0)
+    answers(scripted, "example")
+    presses(reader.button("What is AWS Inferentia2, in three sentences?"))
+    reader.sees("example")
 
 
 def test_what_changes_the_conversation_waits_for_the_answer(scripted, reader):
@@ -551,6 +555,8 @@ def test_who_leaves_the_page_leaves_the_line(scripted, crowd):
 
 
 def test_a_page_that_was_loaded_again_has_the_conversation_and_goes_on(scripted, reader):
+    reader.button("Settings").click()
+    reader.tab.get_by_label("System prompt").fill("Answer in Latin.")
     answers(scripted, "first")
     reader.asks("Hello <b>")
     reader.sees_a_whole_answer("first")
@@ -566,6 +572,7 @@ def test_a_page_that_was_loaded_again_has_the_conversation_and_goes_on(scripted,
     reader.asks("Again")
     reader.sees_a_whole_answer("here")
     assert [text for _, text in sent(scripted)] == ["Hello <b>", "first", "More", "so far", "Again"]
+    assert scripted.bodies[-1]["messages"][0] == {"role": "system", "content": "Answer in Latin."}
 
 
 def test_another_tab_begins_anew(scripted, reader, visits, page):
