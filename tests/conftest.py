@@ -1,11 +1,18 @@
 """What several test files share."""
 
+from functools import cache
+
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import HealthCheck, settings
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("workshop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("workshop")
+
+# What AWS's services can do is megabytes of JSON, which every session would read anew.
+_read = cache(JSONFileLoader().load_file)
+JSONFileLoader.load_file = lambda _, path: _read(path)
 
 
 @pytest.fixture(scope="module")

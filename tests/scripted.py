@@ -146,12 +146,12 @@ class ScriptedEndpoint:
 
     def _stream(self, handler, messages, after_s, pause_s, ending):
         time.sleep(after_s)
-        handler.send_response(200)
-        handler.send_header("Content-Type", EVENT_STREAM)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
         handler.close_connection = ending != "end"
         try:
+            handler.send_response(200)
+            handler.send_header("Content-Type", EVENT_STREAM)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
             for message in messages:
                 if isinstance(message, threading.Event):
                     message.wait(120)

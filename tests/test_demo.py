@@ -171,8 +171,7 @@ def test_stop_ends_the_request_upstream(scripted, visitor):
 
 def test_stop_before_the_first_token_ends_the_request_too(scripted, visitor):
     scripted.will_stream(ending="hang")
-    job = visitor.submit("Hello", api_name="/chat")
-    wait_until(lambda: scripted.bodies)
+    job = sent(visitor, scripted)
     time.sleep(0.2)
     job.cancel()
     assert scripted.gone.wait(30)
@@ -180,10 +179,15 @@ def test_stop_before_the_first_token_ends_the_request_too(scripted, visitor):
 
 def test_stop_before_the_endpoint_has_accepted_ends_the_request_too(scripted, visitor):
     scripted.will_stream(*said("late"), ending="hang", after_s=0.5)
-    job = visitor.submit("Hello", api_name="/chat")
-    wait_until(lambda: scripted.bodies)
-    job.cancel()
+    sent(visitor, scripted).cancel()
     assert scripted.gone.wait(30)
+
+
+def sent(visitor, scripted):
+    """A message that the endpoint has; Gradio's client cancels nothing that has no name yet."""
+    job = visitor.submit("Hello", api_name="/chat")
+    wait_until(lambda: scripted.bodies and job.communicator.event_id)
+    return job
 
 
 def test_what_nobody_expected_is_shown_and_not_swallowed(scripted):

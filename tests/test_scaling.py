@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 
 import made_runs
 import made_things as made
@@ -459,7 +459,8 @@ def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
     # The maximum is more than two users fill: who waits for it waits in vain.
     told = track(session, served, maximum=3, concurrent_per_replica=1)
     assert scaling.activities(session, served).empty
-    users = [Thread(target=ask, args=(session, served.name)) for _ in range(2)]
+    enough = Event()
+    users = [Thread(target=ask_on, args=(session, served.name, enough)) for _ in range(2)]
     for user in users:
         user.start()
     until(session, lambda: counts(session, served)[1] == 2)
@@ -468,6 +469,7 @@ def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
     assert begun["why"] == "requests at a time above the target"
     assert begun["target"] == "rehearsal"
     assert scaling.wait(session, served, told.replicas_for(2)).instance_count == 2
+    enough.set()
     for user in users:
         user.join()
     assert scaling.wait(session, served, 1).instance_count == 1
@@ -477,8 +479,13 @@ def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
     assert float(oldest["minutes"]) > 5 > float(newest["minutes"])
 
 
+def ask_on(session, name, enough):
+    """One request after another, of two minutes of AWS time each."""
+    while not enough.is_set():
+        ask(session, name)
+
+
 def ask(session, name):
-    """One request that takes two minutes of AWS time."""
     body = json.dumps(
         {
             "model": RECIPE.model_id,
