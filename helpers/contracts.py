@@ -8,11 +8,13 @@ From `awslabs/llm-hosting-container`, `huggingface/optimum-neuron` (tags v0.0.22
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers.costs import INSTANCES
 from helpers.errors import ContainerError
+
+if TYPE_CHECKING:  # else imported where a table is made: the rehearsal's server makes none
+    import pandas as pd
 
 TGI = "huggingface-llm-neuronx"
 VLLM = "huggingface-vllm-neuronx"
@@ -470,19 +472,23 @@ def check(
     ]
 
 
-def report(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> pd.DataFrame:
+def report(contract: Contract, env: Mapping[str, str], *, instance_type: str) -> "pd.DataFrame":
     """`check` as a table: the container's words and the remedy, or one row that says it starts."""
+    import pandas as pd
+
     found = check(contract, env, instance_type=instance_type)
     rows = [(one.message, one.remedy) for one in found] or [("none: it would start", "go on")]
     return pd.DataFrame(rows, columns=["objection, in the container's words", "what to do"])
 
 
-def describe(contract: Contract, env: Mapping[str, str]) -> pd.DataFrame:
+def describe(contract: Contract, env: Mapping[str, str]) -> "pd.DataFrame":
     """The shape a container makes of its environment, one row a property, with where it is read.
 
     Raises:
         ContainerError: When a number in the environment is none.
     """
+    import pandas as pd
+
     served = shape(contract, env)
     limits = ", ".join(name for name in contract.input_variables if env.get(name))
     cores = served.num_cores or "all"

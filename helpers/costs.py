@@ -1,10 +1,12 @@
 """What the machines are and what they cost."""
 
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers.errors import WorkshopError
+
+if TYPE_CHECKING:  # else imported where a table is made: the rehearsal's server makes none
+    import pandas as pd
 
 SPECIFICATION_SOURCE = "aws-neuron/aws-neuron-sdk, about-neuron/arch/neuron-hardware"
 PRICE_DATE = "us-east-1, April 2025"
@@ -55,8 +57,10 @@ INSTANCES: dict[str, Instance] = {
 }
 
 
-def instances() -> pd.DataFrame:
+def instances() -> "pd.DataFrame":
     """The instance table, one row a type, units in the headers."""
+    import pandas as pd
+
     rows = [
         {
             "instance": instance.name.removeprefix("ml."),

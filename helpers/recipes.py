@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers import contracts, hub
 from helpers.contracts import TGI, VLLM
 from helpers.costs import INSTANCES, price_per_hour
 from helpers.errors import SettingsError
+
+if TYPE_CHECKING:  # else imported where a table is made: the rehearsal's server makes none
+    import pandas as pd
 
 DEFAULT = "llama-3-70b"
 NEURON_AMI = "al2-ami-sagemaker-inference-neuron-2"  # optimum-neuron notebook, 2026-01
@@ -213,8 +215,10 @@ def get(name: str = DEFAULT, *, instance_type: str | None = None, **env_override
     )
 
 
-def explain(recipe: Recipe) -> pd.DataFrame:
+def explain(recipe: Recipe) -> "pd.DataFrame":
     """The recipe's environment, one row a variable: value and what it does."""
+    import pandas as pd
+
     rows = {
         variable: {
             "value": value,
@@ -225,8 +229,10 @@ def explain(recipe: Recipe) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="variable")
 
 
-def table() -> pd.DataFrame:
+def table() -> "pd.DataFrame":
     """All recipes: model, container, instance, shape, price, and what is known about them."""
+    import pandas as pd
+
     rows = [
         {
             "recipe": recipe.name,

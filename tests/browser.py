@@ -26,7 +26,7 @@ def chromium():
     """A browser: Debian's where there is one, else the one that Playwright has downloaded."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(_FLAGS)
+            executable_path=shutil.which("chromium-headless-shell"), args=list(_FLAGS)
         )
         try:
             yield browser

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("workshop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("workshop")
 
-# What AWS's services can do is megabytes of JSON, which every session would read anew.
-_read = cache(JSONFileLoader().load_file)
-JSONFileLoader.load_file = lambda _, path: _read(path)
+# What AWS's services can do is megabytes of JSON, which every session would read anew. S3's, whose
+# paths botocore changes, is each reader's own.
+_fresh = JSONFileLoader().load_file
+_shared = cache(_fresh)
+JSONFileLoader.load_file = lambda _, path: (_fresh if "/s3" in path else _shared)(path)
 
 
 @pytest.fixture(scope="module")

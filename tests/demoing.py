@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import socket
 import time
 import urllib.request
@@ -14,10 +15,15 @@ from scripted import part
 
 from helpers import demo
 from helpers.clock import Clock
+from helpers.demo import serving
 
 # Gradio 6.31 counts its requests with options that pandas 3 calls deprecated.
 COUNTING = "ignore:'future.no_silent_downcasting'|The copy keyword is deprecated"
 _ACCOUNTS = itertools.count(1)
+# Ports of its own for each of the processes that share the tests, and none of a demo without one:
+# that one is taken in between is a test's subject, not its luck.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+serving.PORTS = range(7880 + 20 * _WORKER, 7900 + 20 * _WORKER)
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there: no tokenizer
 
 IMAGE = deployed.IMAGE.replace("0.0.22", "0.0.28")

@@ -651,14 +651,17 @@ def test_an_answer_that_comes_at_once_is_followed_to_its_end(visit, scripted):
 def look_up(page):
     """Turn the wheel until it has an effect: Gradio may take the first 0.3 s of it back."""
     log(page).hover()
-    top = position(page)
 
     def is_up():
         page.mouse.wheel(0, -900)
         page.wait_for_timeout(450)
-        return top - position(page) > 700
+        return to_the_end(page) > 700
 
     wait_until(is_up, within_s=30)
+
+
+def to_the_end(page):
+    return log(page).evaluate("one => one.scrollHeight - one.clientHeight - one.scrollTop")
 
 
 def position(page):

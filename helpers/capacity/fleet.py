@@ -21,7 +21,8 @@ a small fleet (`Day.within_by_day`).
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -112,11 +113,6 @@ class Day:
         limits: What people are to get.
         steps: Every ten seconds of all these days: `people`, `rate_per_s`, `replicas` that serve,
             `billed` ones, and `in_flight`, the requests under way or queued per replica on average.
-        hours: One row an hour, for people.
-        within: Share of the requests whose first token comes within the limit.
-        within_by_day: The same of each of the days.
-        ttft_p95_s: Time to first token that 95 of 100 of the requests keep.
-        price_per_day: $, on average.
         constant: The same day of a fleet that always has as many replicas as the peak takes; None
             for a constant fleet itself.
         cheapest_constant: The same of the fewest replicas that keep the limit over the day, as a
@@ -127,13 +123,49 @@ class Day:
     policy: Policy
     limits: Limits
     steps: pd.DataFrame
-    hours: pd.DataFrame
-    within: float
-    within_by_day: tuple[float, ...]
-    ttft_p95_s: float
-    price_per_day: float
+    _waits: "_Waits" = field(repr=False)
     constant: "Day | None" = None
     cheapest_constant: "Day | None" = None
+
+    @cached_property
+    def hours(self) -> pd.DataFrame:
+        """One row an hour, for people."""
+        hour = self.steps.index % DAY_S // HOUR_S
+        rows = [
+            _hour(number, some, self._waits.of_hour(number), self.limits, self._price(some))
+            for number, some in self.steps.groupby(hour)
+        ]
+        return pd.DataFrame(rows).set_index("hour")
+
+    @cached_property
+    def within(self) -> float:
+        """Share of the requests whose first token comes within the limit."""
+        return self._waits.within(self.limits)
+
+    @cached_property
+    def within_by_day(self) -> tuple[float, ...]:
+        """The same of each of the days."""
+        days = range(self._days)
+        return tuple(self._waits.of_day(number).within(self.limits) for number in days)
+
+    @cached_property
+    def ttft_p95_s(self) -> float:
+        """Time to first token that 95 of 100 of the requests keep."""
+        return self._waits.quantile(0.95)
+
+    @property
+    def price_per_day(self) -> float:
+        """$, on average."""
+        return self._price(self.steps)
+
+    @property
+    def _days(self) -> int:
+        return len(self.steps) * STEP_S // DAY_S
+
+    def _price(self, steps: pd.DataFrame) -> float:
+        """$ of some steps, on an average day."""
+        billed_s = float(steps["billed"].sum()) * STEP_S / self._days
+        return self.machine.price_per_hour * billed_s / HOUR_S
 
     @property
     def kept(self) -> bool:
@@ -335,22 +367,7 @@ class _Run:
             index=pd.Index(np.arange(0, days * DAY_S, STEP_S), name="second"),
         )
         waits = _Waits.of(self.curve, arriving, seen)
-        limits, price = self.limits, self.machine.price_per_hour
-        hours = [
-            _hour(number, some, waits.of_hour(number), limits, price / days)
-            for number, some in steps.groupby(steps.index % DAY_S // HOUR_S)
-        ]
-        return Day(
-            machine=self.machine,
-            policy=policy,
-            limits=limits,
-            steps=steps,
-            hours=pd.DataFrame(hours).set_index("hour"),
-            within=waits.within(limits),
-            within_by_day=tuple(waits.of_day(number).within(limits) for number in range(days)),
-            ttft_p95_s=waits.quantile(0.95),
-            price_per_day=price * float(steps["billed"].sum()) * STEP_S / HOUR_S / days,
-        )
+        return Day(self.machine, policy, self.limits, steps, waits)
 
 
 # --- the policy -----------------------------------------------------------------------------
@@ -595,7 +612,7 @@ def _hour(number: int, steps: pd.DataFrame, waits: _Waits, limits: Limits, price
         "TTFT p50 (s)": round(waits.quantile(0.5), 2),
         "TTFT p95 (s)": round(waits.quantile(0.95), 2),
         "within the limit (%)": round(100 * waits.within(limits), 1),
-        "$": round(price * float(steps["billed"].sum()) * STEP_S / HOUR_S, 2),
+        "$": round(price, 2),
     }
 
 

@@ -107,8 +107,11 @@ new MutationObserver(() => {
 KEEP = "(...all) => { window.kept = all; }"
 RESTORE = """(...all) => {
     const place = `chat: ${document.title}`;
-    addEventListener("pagehide",
-        () => sessionStorage.setItem(place, JSON.stringify(window.kept ?? all)));
+    addEventListener("pagehide", () => {
+        const [conversation, draft, ...settings] = window.kept ?? all;
+        const typed = document.querySelector("#entry textarea")?.value ?? draft; // perhaps just now
+        sessionStorage.setItem(place, JSON.stringify([conversation, typed, ...settings]));
+    });
     return JSON.parse(sessionStorage.getItem(place)) ?? all;
 }"""
 

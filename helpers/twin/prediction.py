@@ -3,16 +3,18 @@
 from collections.abc import Iterable
 from itertools import islice
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from helpers import checks
 from helpers.errors import WorkshopError
 from helpers.twin.quantiles import Quantiles
 from helpers.twin.scheduler import Timing
 from helpers.twin.simulation import lengths, serve
+
+if TYPE_CHECKING:  # else imported where a table is made: the rehearsal's server makes none
+    import pandas as pd
 
 # A run starts empty and ends with slots running dry, so its length is part of the answer.
 REQUESTS = 50  # as many as the original guide sent (results/published/guide-2024-05.csv)
@@ -41,7 +43,7 @@ def predict(
     load: Literal["rounds", "closed", "closed_loop"] = "rounds",
     requests: int | None = None,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """What users of an endpoint will see, from its two times alone.
 
     With a deviation of the lengths a run is one draw of them. Then every figure is the mean over
@@ -102,6 +104,8 @@ def predict(
             for _ in range(runs)
         ]
         return _Figures(*np.mean(figures, axis=0).tolist())
+
+    import pandas as pd
 
     table = pd.DataFrame([row(each) for each in users], columns=_Figures._fields)
     table.insert(0, "concurrency", users)
