@@ -1,6 +1,8 @@
 """Where a line belongs: what CONTRIBUTING.md says of imports, and no import goes in a circle."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -76,6 +78,12 @@ def test_the_rehearsal_knows_data_and_models_only():
         if not one.startswith("helpers.rehearsal")
     }
     assert used <= {f"helpers.{name}" for name in SHARED}
+
+
+def test_the_rehearsals_server_starts_without_pandas():
+    used = ["helpers.rehearsal.aws.control", *(f"helpers.{name}" for name in sorted(SHARED))]
+    code = f"import sys, {', '.join(used)}; sys.exit('pandas' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_sagemaker_core_is_asked_for_by_two_modules():

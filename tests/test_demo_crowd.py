@@ -196,6 +196,31 @@ def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted):
     assert not of_second[-1][1].stop_btn
 
 
+@pytest.mark.parametrize("what", ["cleared", "undone"])
+def test_the_last_that_a_forgotten_answer_does_is_to_take_back_what_it_showed(scripted, what):
+    chat = chat_of(session_with(scripted), some_endpoint())
+    scripted.will_stream(*said("first"), END)
+    scripted.will_stream(*said("second"), ending="hang")
+    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
+    settings = ("", 0.5, 0.9, 9)
+
+    async def main():
+        before = [one async for one in visits.send(request, [], "One", *settings)][-2][0]
+        second = visits.send(request, before, "Two", *settings)
+        await anext(second)
+        now = (await anext(second))[0]
+        if what == "cleared":
+            left = []
+            await visits.forget(request)
+        else:
+            left, _ = await visits.undo(request, now, "")
+            assert left == before
+        return left, [one async for one in second]
+
+    left, after = asyncio.run(main())
+    assert [one[0] for one in after] == [left]
+
+
 def test_a_page_that_is_behind_loses_no_end_of_an_answer(scripted):
     chat = chat_of(session_with(scripted), some_endpoint())
     for words in (("so ", "far"), ("good",)):

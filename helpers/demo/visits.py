@@ -58,6 +58,7 @@ class Visits:
         """Take the last message and its answer back, into the box, before what is there."""
         await self.forget(request)
         before, text = _without_last(conversation)
+        self._written[request.session_hash] = before
         return before, "\n".join(filter(None, [text, draft]))
 
     async def visit(self, request: gr.Request) -> str:
@@ -149,8 +150,11 @@ class Visits:
                 if unanswered and all(map(_is_note, said)):
                     self._written[visit] = [*unanswered, *map(_shown, said)]
                     yield self._written[visit], gr.skip(), gr.skip()
-            if self._running.get(visit) in (answer, None):  # else the box is another's by now
-                yield gr.skip(), gr.Textbox(submit_btn=SEND, stop_btn=False), gr.skip()
+            running = self._running.get(visit)
+            if running in (answer, None):  # else the box is another's by now
+                # Once forgotten, an update of before may have come to the page after that.
+                shown = gr.skip() if running else self._written.get(visit, [])
+                yield shown, gr.Textbox(submit_btn=SEND, stop_btn=False), gr.skip()
         finally:  # also when the reader closed the page
             answer.stop()
             if self._running.get(visit) is answer:
