@@ -590,6 +590,21 @@ def test_a_scheduled_deletion_happens_at_its_time_in_its_region_and_once(town, r
     assert names(town, "eu-west-1") == ["s"]
 
 
+def test_a_list_of_schedules_goes_on_though_its_next_one_is_deleted_meanwhile(town, role):
+    for name in "abcde":
+        create(town, role, at(3600), Name=name)
+    client, listed = town.client("scheduler"), []
+    pages = client.get_paginator("list_schedules").paginate(PaginationConfig={"PageSize": 2})
+    for number, page in enumerate(pages):
+        listed += [one["Name"] for one in page["Schedules"]]
+        if number == 0:
+            (gone, *_) = sorted(set("abcde") - set(listed), reverse=listed[0] > listed[1])
+            client.delete_schedule(Name=gone)
+    assert sorted([*listed, gone]) == list("abcde")
+    with pytest.raises(client.exceptions.ClientError, match="NextToken"):
+        client.list_schedules(NextToken="odd")
+
+
 def test_a_schedule_deletes_itself_when_it_is_told_to(town, role):
     create(town, role, at(60), ActionAfterCompletion="DELETE")
     assert names(town) == ["s"]

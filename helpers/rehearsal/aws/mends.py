@@ -2,10 +2,14 @@
 
 Seen in moto 5.2.5, `moto/cloudwatch/models.py`: dimensions match in one order only, ListMetrics
 repeats a metric for every datum, percentiles are not implemented, and nothing is ever forgotten.
-In `moto/iam/responses.py`: a user's permissions boundary is dropped.
+In `moto/iam/responses.py`: a user's permissions boundary is dropped. In `moto/scheduler/models.py`:
+a list of schedules ends in an error when the one that its next page begins with is deleted.
 """
 
 from typing import Any
+
+from helpers.rehearsal.aws import paging
+from helpers.rehearsal.aws.awsjson import AwsError
 
 KEPT_DATA = 50_000  # of a region; moto reads all of them for every question
 
@@ -52,6 +56,35 @@ def mend_iam() -> None:
         IamResponse.create_user = create
         IamResponse.put_user_permissions_boundary = put
         IamResponse.delete_user_permissions_boundary = delete
+
+
+def mend_scheduler() -> None:
+    """Let moto's lists of schedules go on whatever is deleted meanwhile, in this process."""
+    from moto.core.exceptions import InvalidToken
+    from moto.scheduler.models import EventBridgeSchedulerBackend as Backend
+
+    moto_list = Backend.list_schedules
+
+    def page(
+        self: Any, *filters: Any, max_results: int | None = None, next_token: str | None = None
+    ):
+        given = {"filters": filters, "MaxResults": max_results, "NextToken": next_token}
+        try:
+            shown, more = paging.page(
+                moto_list.__wrapped__(self, *filters),
+                {name: value for name, value in given.items() if value},
+                operation=f"ListSchedules {self.region_name}",
+                place=lambda one: [one.creation_date, one.group_name, one.name],
+                size=100,
+                error=InvalidToken.__name__,
+                descending=True,
+            )
+        except AwsError as error:
+            raise InvalidToken(str(error)) from error
+        return shown, more.get("NextToken")
+
+    if moto_list.__module__ != __name__:  # not twice
+        Backend.list_schedules = page
 
 
 def _limit(user: Any, arn: str | None) -> None:

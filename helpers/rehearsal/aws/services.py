@@ -171,6 +171,7 @@ class Services:
         _take_over_time_and_chance()
         mends.mend_cloudwatch()
         mends.mend_iam()
+        mends.mend_scheduler()
         self._app = DomainDispatcherApplication(create_backend_app)
         with _moment(_SEEDED_S, 0):
             identities.seed(self._account, REGION)
