@@ -107,7 +107,7 @@ def regions(framework: str, version: str) -> pd.DataFrame:
 
 
 def successors() -> pd.DataFrame:
-    """What came after TGI 0.0.22, and what has to change to use it."""
+    """What came after container 0.0.22, and what has to change to use it."""
     rows = (
         (
             f"{TGI} 0.0.22",

@@ -243,7 +243,7 @@ def chat(
         max_tokens: Output tokens at most; None leaves it to the container.
         temperature: Above 0; None for the container's default.
         top_p: Above 0 and below 1; None for the container's default.
-        stop: Words that end the reply. TGI 0.0.22 ignores them.
+        stop: Words that end the reply. Container 0.0.22 ignores them.
         seed: Makes sampling repeatable; None draws anew each time.
 
     Raises:

@@ -160,8 +160,9 @@ VARIABLES: dict[str, str] = {
     "MODEL_ID": "Model to download from the Hugging Face Hub: TGI 3.3.6 reads this name only.",
     "HF_MODEL_REVISION": "Branch, tag or commit of the model.",
     "HF_NUM_CORES": "Neuron cores the model was compiled for; absent: all of the instance's.",
-    "HF_BATCH_SIZE": "Static batch size the model was compiled for: TGI 0.0.22 only, absent: 1.",
-    "HF_SEQUENCE_LENGTH": "Static sequence length the model was compiled for, in tokens: TGI "
+    "HF_BATCH_SIZE": "Static batch size the model was compiled for: container 0.0.22 only, absent: "
+    "1.",
+    "HF_SEQUENCE_LENGTH": "Static sequence length the model was compiled for, in tokens: container "
     "0.0.22 only, absent: 8192.",
     "HF_AUTO_CAST_TYPE": "Number format the weights were compiled to; absent: the one in the "
     "model's configuration. Has to match the Neuron cache.",

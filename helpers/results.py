@@ -391,7 +391,7 @@ def _optimum(folder: Path, *, batch_size: int) -> pd.DataFrame:
         {
             "source": f"Hugging Face, optimum-neuron 0.0.28, batch {batch_size}",
             "model": _MODEL,
-            "server": "TGI 0.0.28",
+            "server": "container 0.0.28",
             "instance": _INSTANCE,
             "batch size": batch_size,
             "users": data["concurrent requests"],
@@ -434,9 +434,9 @@ def _guide(folder: Path) -> pd.DataFrame:
     counted = data["throughput as llmperf counts it (t/s)"]
     return pd.DataFrame(
         {
-            "source": "the guide of May 2024, TGI 0.0.22, batch 4",
+            "source": "the guide of May 2024, container 0.0.22, batch 4",
             "model": _MODEL,
-            "server": data["container"],
+            "server": data["container"].replace("TGI", "container"),
             "instance": _INSTANCE,
             "batch size": 4,
             "users": data["concurrent requests"],

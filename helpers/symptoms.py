@@ -196,8 +196,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "disk full",
         r"\[Errno 28\]|No space left on device",
-        "The weights do not fit on the disk: inf2 has none of its own, and TGI 0.0.22 and 0.0.23 "
-        "keep a second copy of them.",
+        "The weights do not fit on the disk: inf2 has none of its own, and containers 0.0.22 and "
+        "0.0.23 keep a second copy of them.",
         "Set volume_gb to 512.",
         _CONTRACTS,
     ),

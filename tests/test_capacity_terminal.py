@@ -78,7 +78,7 @@ def test_replicas_for_so_many_people_and_what_they_cost_a_month(ask):
     assert "(given)" in printed
     assert row(printed, "replicas  ") == ["1"]
     assert row(printed, "$ a month (730 h)") == [f"{15.58 * 730:,.0f}"]
-    assert "Assumed: people ask independently" in printed and "Chance moves" in printed
+    assert "Assumed: people ask independently" in printed and "Other random arrivals" in printed
 
 
 def test_machines_that_cannot_are_counted_and_shown_with_their_reason_when_asked(ask):
@@ -276,7 +276,10 @@ def test_a_full_disk_is_said_in_one_sentence():
             ("endpoint", "--batch", "256"),
             "to stay free: choose a larger instance or a smaller batch.",
         ),
-        (("machines", *PEOPLE, "--ttft-p95", "0.05"), "None keeps TTFT p95 0.05 s: allow more"),
+        (
+            ("machines", *PEOPLE, "--ttft-p95", "0.05"),
+            "keeps TTFT p95 0.05 s: see with --all why, and allow more",
+        ),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
         (("endpoint", "--model", ""), "does not say how large the model is"),
         (("endpoint", "--instance", ""), "No specification of"),
@@ -285,6 +288,10 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("day", *PEOPLE, "--scale-in-cooldown", "60"), "give its --target"),
         (("day", *PEOPLE, "--target", "2", "--maximum", "5", "--minimum", "0"), "1 or more"),
         (("endpoint", "--prefill", "1"), "Give both times"),
+        (
+            ("endpoint", "--prefill", "1.2", "--decode-step", "39.8"),
+            "no endpoint takes 39.8 s for a token: give 0.0398 for 39.8 ms",
+        ),
         (
             ("endpoint", "--prefill", "0", "--decode-step", "1"),
             "a prefill in seconds is more than 0",

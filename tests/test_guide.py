@@ -66,7 +66,7 @@ def test_what_is_assumed_moves_the_output_rate_by_less_than_the_region():
 
 def test_the_later_tgi_makes_about_44_tokens_a_second_of_the_same_load():
     table = guide.beside().set_index("times")
-    later = table.loc["TGI 0.0.28"]
+    later = table.loc["container 0.0.28"]
     assert later["prefill (s)"] == twin.PUBLISHED[4].prefill_s
     assert later["output tokens/s"] == pytest.approx(44, rel=0.05)
 

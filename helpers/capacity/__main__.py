@@ -33,14 +33,13 @@ _COMPILED_ONE = {
     "no": f"Compiled: no, the Neuron cache is not known to have the shape for any {_ASKED}: none "
     "of them would start with it.",
 }
+_SLOWEST_STEP_S = 10  # above it, somebody means milliseconds
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
-_CHANCE = (
-    "Chance moves the number of replicas by up to {:.0f} % (standard deviation of other --seed)."
-)
+_CHANCE = "Other random arrivals (--seed) move the number of replicas by up to {:.0f} %."
 _OVER_THE_DAY = (
     "Kept over the day: by 95 of 100 of all its requests, though hours may miss it. Chance moves a "
     f"policy: figures are of {fleet.CHANCE_DAYS} days (in brackets the worst and the best), good "
-    "to some 5 % of the dollars and 3 points of the share. Assumed: AWS's alarm looks at the "
+    "to some 5 % of the dollars and 4 points of the share. Assumed: AWS's alarm looks at the "
     "highest number of requests within ten seconds."
 )
 _ARRIVALS = (
@@ -162,8 +161,8 @@ def _machines(chosen: argparse.Namespace) -> None:
     fitting = table[table["replicas"].notna()]
     if not len(fitting) and not chosen.all:
         raise WorkshopError(
-            f"None keeps {limits}: allow more, or see with --all why each of the {len(table)} "
-            "does not."
+            f"None of the {len(table)} keeps {limits}: see with --all why, and allow more or leave "
+            "room for larger machines."
         )
     model_id = recipes.get().model_id if chosen.model is None else chosen.model
     print(
@@ -271,6 +270,11 @@ def _machine(chosen: argparse.Namespace) -> Machine:
     given = chosen.prefill, chosen.decode_step
     if (given[0] is None) != (given[1] is None):
         raise WorkshopError("Give both times, --prefill and --decode-step, or neither.")
+    if given[1] is not None and given[1] > _SLOWEST_STEP_S:
+        raise WorkshopError(
+            f"--decode-step is in seconds, and no endpoint takes {given[1]:g} s for a token: give "
+            f"{given[1] / 1000:g} for {given[1]:g} ms."
+        )
     if chosen.run:
         named = (chosen.model, chosen.instance, chosen.sequence_length, chosen.prefill)
         if any(one is not None for one in named):

@@ -109,13 +109,13 @@ def beside() -> pd.DataFrame:
 
     Returns:
         A row for the times found here, for those that Hugging Face's tables of June 2024 and of
-        TGI 0.0.28 give, and for the guide's own figures.
+        container 0.0.28 give, and for the guide's own figures.
     """
     found = times()
     endpoints = {
         "found by the search": Timing(SLOTS, found.prefill_s, found.decode_step_s),
         "Hugging Face, June 2024": calibrate(pd.read_csv(_FOLDER / _JUNE)).timing(SLOTS),
-        "TGI 0.0.28": PUBLISHED[SLOTS],
+        "container 0.0.28": PUBLISHED[SLOTS],
     }
     rows = [
         {
@@ -135,7 +135,7 @@ def assumptions() -> pd.DataFrame:
     Returns:
         `assumption`, the two times and the `largest error (%)` of the three figures, output
         tokens/s with the least and the most of all times that give each figure within 20 %, and
-        what the times of TGI 0.0.28 give.
+        what the times of container 0.0.28 give.
     """
     return pd.DataFrame([_row(sent) for sent in (AS_ASKED, *OTHERWISE)]).round(2)
 
@@ -150,7 +150,7 @@ def _row(sent: Sent) -> dict:
         _TRUE: _means(sent, found.prefill_s, found.decode_step_s)[_TRUE],
         "least": least,
         "most": most,
-        "TGI 0.0.28": _means(sent, later.prefill_s, later.decode_step_s)[_TRUE],
+        "container 0.0.28": _means(sent, later.prefill_s, later.decode_step_s)[_TRUE],
     }
 
 
@@ -165,8 +165,8 @@ def sentence() -> str:
         f"{math.ceil(100 * found.worst)} % "
         f"(within {100 * WITHIN:.0f} %: {least_s:.2f} to {most_s:.2f} s "
         f"and {least_ms:.0f} to {most_ms:.0f} ms); in output tokens that is {row[_TRUE]:.0f} "
-        f"tokens/s ({row['least']:.0f} to {row['most']:.0f}), and {row['TGI 0.0.28']:.0f} with the "
-        "times of TGI 0.0.28."
+        f"tokens/s ({row['least']:.0f} to {row['most']:.0f}), and {row['container 0.0.28']:.0f} "
+        "with the times of container 0.0.28."
     )
 
 
