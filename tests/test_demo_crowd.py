@@ -213,12 +213,48 @@ def test_the_last_that_a_forgotten_answer_does_is_to_take_back_what_it_showed(sc
             left = []
             await visits.forget(request)
         else:
-            left, _ = await visits.undo(request, now, "")
+            left, _ = await visits.undo(request, now)
             assert left == before
         return left, [one async for one in second]
 
     left, after = asyncio.run(main())
     assert [one[0] for one in after] == [left]
+
+
+def test_what_was_cleared_does_not_reach_the_model_from_a_page_that_still_draws_it(scripted):
+    chat = chat_of(session_with(scripted), some_endpoint())
+    for word in ("first", "second"):
+        scripted.will_stream(*said(word), END)
+    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
+    settings = ("", 0.5, 0.9, 9)
+
+    async def main():
+        drawn = [one async for one in visits.send(request, [], "Old", *settings)][-2][0]
+        await visits.forget(request)
+        return [one async for one in visits.send(request, drawn, "New", *settings)]
+
+    updates = asyncio.run(main())
+    assert [turn["content"] for turn in scripted.bodies[1]["messages"]] == ["New"]
+    assert "Old" not in str(updates)
+
+
+def test_a_retry_that_is_forgotten_while_it_fails_brings_nothing_back(scripted):
+    chat = chat_of(session_with(scripted), some_endpoint())
+    scripted.will_stream(*said("first"), END)
+    scripted.will_refuse(400, "ThrottlingException", "Rate exceeded")
+    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
+    settings = ("", 0.5, 0.9, 9)
+
+    async def main():
+        drawn = [one async for one in visits.send(request, [], "Old", *settings)][-2][0]
+        updates = []
+        async for update in visits.retry(request, drawn, "", *settings):
+            updates.append(update)
+            if "throttled" in str(update):
+                await visits.forget(request)
+        return updates
+
+    assert asyncio.run(main())[-1][0] == []
 
 
 def test_a_page_that_is_behind_loses_no_end_of_an_answer(scripted):

@@ -455,6 +455,23 @@ def test_nothing_comes_back_after_clear(scripted, reader):
     assert sent(scripted) == [("user", "Hello again")]
 
 
+def test_what_is_typed_while_undo_is_under_way_is_kept(scripted, reader):
+    answers(scripted, "first")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("first")
+    reader.box.fill("a ")
+    held = []
+    reader.tab.route("**/gradio_api/run/**", lambda request: held.append(request))
+    reader.button("Undo").click()
+    reader.box.press_sequentially("draft")
+    wait_until(lambda: held or reader.tab.wait_for_timeout(20))
+    for request in held:
+        request.continue_()
+    reader.tab.unroute("**/gradio_api/run/**")
+    expect(reader.box).to_have_value("Hello\na draft")
+    expect(reader.asked).to_have_count(0)
+
+
 def test_an_answer_is_copied_as_the_model_wrote_it(scripted, reader):
     text = "**bold** and `code`"
     answers(scripted, text)

@@ -599,7 +599,9 @@ class _Waits:
         below = np.cumsum(np.repeat(self.weight, self.ttft_s.shape[1])[order])
         if not below[-1]:
             return math.nan
-        return float(values[order[np.searchsorted(below, share * below[-1])]])
+        # A rounding error less: such a share exactly is enough.
+        reached = np.searchsorted(below, share * below[-1] * (1 - 1e-9))
+        return float(values[order[reached]])
 
 
 def _hour(number: int, steps: pd.DataFrame, waits: _Waits, limits: Limits, price: float) -> dict:

@@ -81,6 +81,13 @@ TAKE = """taken => {
     box.value = box.value.slice(text.length);
     box.dispatchEvent(new Event("input", {bubbles: true}));
 }"""
+# What is undone goes into the box, before what is there by then.
+GIVE = """given => {
+    const box = document.querySelector("#entry textarea");
+    const text = given.slice(given.indexOf(" ") + 1);
+    box.value = [text, box.value].filter(Boolean).join("\\n");
+    box.dispatchEvent(new Event("input", {bubbles: true}));
+}"""
 # What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
 # role of what it gives a label, and a way for the keyboard to what may be wider than the page.
 # What is copied is without the mark that keeps HTML from being obeyed.
@@ -107,12 +114,14 @@ new MutationObserver(() => {
 KEEP = "(...all) => { window.kept = all; }"
 RESTORE = """(...all) => {
     const place = `chat: ${document.title}`;
+    const before = JSON.parse(sessionStorage.getItem(place)) ?? all;
+    sessionStorage.removeItem(place); // a copy of this tab begins anew
     addEventListener("pagehide", () => {
-        const [conversation, draft, ...settings] = window.kept ?? all;
+        const [conversation, draft, ...settings] = window.kept ?? before;
         const typed = document.querySelector("#entry textarea")?.value ?? draft; // perhaps just now
         sessionStorage.setItem(place, JSON.stringify([conversation, typed, ...settings]));
     });
-    return JSON.parse(sessionStorage.getItem(place)) ?? all;
+    return before;
 }"""
 
 # Studio's proxy keeps reading an answer whose reader has gone, and Gradio's page says nothing when

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 import gradio as gr
 
 from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Chat
-from helpers.demo.looks import FOR_ALL, KEEP, LATEX, LEAVE, RESTORE, TAKE, TO_THE_BOX, TO_THE_END
+from helpers.demo.looks import (
+    FOR_ALL,
+    GIVE,
+    KEEP,
+    LATEX,
+    LEAVE,
+    RESTORE,
+    TAKE,
+    TO_THE_BOX,
+    TO_THE_END,
+)
 from helpers.demo.visits import SEND, Visits
 
 EXAMPLES = (
@@ -90,8 +100,9 @@ def _connect(
     settings: Sequence[gr.components.Component],
 ) -> None:
     """What a reader can do on the page; the keyboard is then where the next message is typed."""
-    taken = gr.Textbox(visible="hidden")
+    taken, given = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     taken.change(None, taken, js=TAKE, **_PRIVATE)
+    given.change(None, given, js=GIVE, **_PRIVATE)
     written = {
         "inputs": [conversation, entry, *settings],
         "outputs": [conversation, entry, taken],
@@ -105,8 +116,7 @@ def _connect(
         example.click(visits.example, **written | {"inputs": [conversation, example, *settings]})
     conversation.retry(visits.retry, **written)
     conversation.edit(visits.edit, **written)
-    box = [conversation, entry]
-    conversation.undo(visits.undo, box, box, js=TO_THE_BOX, **_AT_ONCE)
+    conversation.undo(visits.undo, conversation, [conversation, given], js=TO_THE_BOX, **_AT_ONCE)
     entry.stop(visits.stop, None, None, js=TO_THE_BOX, **_AT_ONCE)
     # Twice empty: a version of the answer may be on its way to the page.
     conversation.clear(visits.forget, None, None, js=TO_THE_BOX, **_AT_ONCE).then(

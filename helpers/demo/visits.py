@@ -22,7 +22,8 @@ class Visits:
     def __init__(self, chat: Chat):
         self._chat = chat
         self._running: dict[str, Answer] = {}
-        self._written: dict[str, Messages] = {}  # conversations with their last answer complete
+        # Conversations as they are: a page may not have drawn all yet, or still draw what is gone.
+        self._written: dict[str, Messages] = {}
         self._numbers = itertools.count()
 
     async def send(self, request: gr.Request, conversation: Messages, entry: str, *settings):
@@ -39,6 +40,7 @@ class Visits:
 
     async def retry(self, request: gr.Request, conversation: Messages, _, *settings):
         """Answer the last message once more."""
+        conversation = self._whole(request, conversation)
         before, text = _without_last(conversation)
         async for update in self._answer(request, before, text, settings, unanswered=conversation):
             yield update
@@ -54,12 +56,12 @@ class Visits:
     # What ends an answer runs in the page's event loop, as the line does: Gradio would call what is
     # not async from a thread.
 
-    async def undo(self, request: gr.Request, conversation: Messages, draft: str):
-        """Take the last message and its answer back, into the box, before what is there."""
+    async def undo(self, request: gr.Request, conversation: Messages):
+        """Take the last message and its answer back: what is left, and what to put into the box."""
+        before, text = _without_last(self._whole(request, conversation))
         await self.forget(request)
-        before, text = _without_last(conversation)
         self._written[request.session_hash] = before
-        return before, "\n".join(filter(None, [text, draft]))
+        return before, self._news(text)
 
     async def visit(self, request: gr.Request) -> str:
         """The name under which Gradio knows who is on the page."""
@@ -72,21 +74,19 @@ class Visits:
 
     async def forget(self, request: gr.Request) -> None:
         """End the answer being written, for a conversation that is gone."""
-        self._written.pop(request.session_hash, None)
+        self._written[request.session_hash] = []
         if answer := self._running.pop(request.session_hash, None):
             answer.stop()
 
     async def since(self, request: gr.Request):
         """What was said since the conversation was forgotten: nothing, or a quick question."""
-        visit = request.session_hash
-        if visit in self._running and visit not in self._written:
-            return gr.skip()
-        return self._written.get(visit, [])
+        return self._written.get(request.session_hash, [])
 
     async def left(self, request: gr.Request) -> None:
         """Forget who has closed the page; not who is told that the page itself is closed."""
         if not self._chat.is_closed:
             await self.forget(request)
+            del self._written[request.session_hash]
 
     async def chat(
         self,
@@ -136,8 +136,8 @@ class Visits:
             yield not_sent
             return
         asked = [*before, {"role": "user", "content": literal(text)}]
-        # A number, so that the same message is news again.
-        taken = f"{next(self._numbers)} {text}" if is_typed else gr.skip()
+        self._written[visit] = asked
+        taken = self._news(text) if is_typed else gr.skip()
         said = []
         try:
             yield asked, gr.Textbox(submit_btn=False, stop_btn=STOP), taken
@@ -147,7 +147,8 @@ class Visits:
                 self._written[visit] = [*asked, *map(_shown, said)]
                 yield self._written[visit], gr.skip(), gr.skip()
             else:
-                if unanswered and all(map(_is_note, said)):
+                is_forgotten = self._running.get(visit) is not answer
+                if unanswered and all(map(_is_note, said)) and not is_forgotten:
                     self._written[visit] = [*unanswered, *map(_shown, said)]
                     yield self._written[visit], gr.skip(), gr.skip()
             running = self._running.get(visit)
@@ -161,9 +162,12 @@ class Visits:
                 del self._running[visit]
 
     def _whole(self, request: gr.Request, drawn: Messages) -> Messages:
-        """The conversation as it is: a page may not have drawn its last answer's end yet."""
-        written = self._written.get(request.session_hash, drawn)
-        return written if _asked(written) == _asked(drawn) else drawn
+        """The conversation as it is; as the page has it, for one that was loaded again."""
+        return self._written.get(request.session_hash, drawn)
+
+    def _news(self, text: str) -> str:
+        """A text with a number, so that the same one is a change to the page again."""
+        return f"{next(self._numbers)} {text}"
 
     def _begin(self, before: Messages, text: str, settings: Sequence[Any]) -> Answer:
         system_prompt, temperature, top_p, max_tokens = settings
@@ -198,10 +202,6 @@ def _without_last(conversation: Messages) -> tuple[Messages, str]:
         if conversation[index]["role"] == "user":
             return conversation[:index], text_of(conversation[index]["content"])
     return conversation, ""
-
-
-def _asked(conversation: Messages) -> int:
-    return sum(said["role"] == "user" for said in conversation)
 
 
 def _index(index: int | Sequence[int]) -> int:
