@@ -41,8 +41,8 @@ CSS = """
 .message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
 .message .katex-display { overflow: auto hidden; }
 
-/* What an answer draws stays within it. */
-.message .md { contain: paint; overflow-clip-margin: 4px; }
+/* What an answer draws stays within it: a block, as an inline `.md` contains nothing. */
+.message .message-content { contain: paint; overflow-clip-margin: 4px; }
 
 .message .edit-textarea { width: 100% !important; min-width: min(60vw, 30rem); }
 
