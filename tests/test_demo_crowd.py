@@ -26,6 +26,7 @@ from helpers.demo.visits import Visits
 
 pytestmark = pytest.mark.filterwarnings(COUNTING)
 
+SETTINGS = ("", 0.5, 0.9, 9)
 TURNS = [{"role": "user", "content": "I am client 1."}]
 REPLY = expected(TURNS, TOKENS)
 
@@ -175,18 +176,39 @@ def test_what_is_done_to_an_answer_is_done_in_its_event_loop(scripted):
     built.close()
 
 
-def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted):
-    chat = chat_of(session_with(scripted), some_endpoint())
+class Mine:
+    """One reader's visit: what the page does when they press something."""
+
+    def __init__(self, visits):
+        self._visits, self._request = visits, SimpleNamespace(session_hash="mine")
+
+    def send(self, drawn, text):
+        return self._visits.send(self._request, drawn, text, *SETTINGS)
+
+    def retry(self, drawn):
+        return self._visits.retry(self._request, drawn, "", *SETTINGS)
+
+    def undo(self, drawn):
+        return self._visits.undo(self._request, drawn)
+
+    def forget(self):
+        return self._visits.forget(self._request)
+
+
+@pytest.fixture
+def mine(scripted):
+    return Mine(Visits(chat_of(session_with(scripted), some_endpoint())))
+
+
+def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted, mine):
     for word in ("first", "second"):
         scripted.will_stream(*said(word), END)
-    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
-    settings = ("", 0.5, 0.9, 9)
 
     async def main():
-        first = visits.send(request, [], "One", *settings)
+        first = mine.send([], "One")
         await anext(first)
-        await visits.forget(request)
-        second = visits.send(request, [], "Two", *settings)
+        await mine.forget()
+        second = mine.send([], "Two")
         box = (await anext(second))[1]
         return box, [update async for update in first], [update async for update in second]
 
@@ -197,23 +219,20 @@ def test_a_forgotten_answer_leaves_the_box_to_the_next_one(scripted):
 
 
 @pytest.mark.parametrize("what", ["cleared", "undone"])
-def test_the_last_that_a_forgotten_answer_does_is_to_take_back_what_it_showed(scripted, what):
-    chat = chat_of(session_with(scripted), some_endpoint())
+def test_the_last_that_a_forgotten_answer_does_is_to_take_back_what_it_showed(scripted, mine, what):
     scripted.will_stream(*said("first"), END)
     scripted.will_stream(*said("second"), ending="hang")
-    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
-    settings = ("", 0.5, 0.9, 9)
 
     async def main():
-        before = [one async for one in visits.send(request, [], "One", *settings)][-2][0]
-        second = visits.send(request, before, "Two", *settings)
+        before = [one async for one in mine.send([], "One")][-2][0]
+        second = mine.send(before, "Two")
         await anext(second)
         now = (await anext(second))[0]
         if what == "cleared":
             left = []
-            await visits.forget(request)
+            await mine.forget()
         else:
-            left, _ = await visits.undo(request, now)
+            left, _ = await mine.undo(now)
             assert left == before
         return left, [one async for one in second]
 
@@ -221,53 +240,44 @@ def test_the_last_that_a_forgotten_answer_does_is_to_take_back_what_it_showed(sc
     assert [one[0] for one in after] == [left]
 
 
-def test_what_was_cleared_does_not_reach_the_model_from_a_page_that_still_draws_it(scripted):
-    chat = chat_of(session_with(scripted), some_endpoint())
+def test_what_was_cleared_does_not_reach_the_model_from_a_page_that_still_draws_it(scripted, mine):
     for word in ("first", "second"):
         scripted.will_stream(*said(word), END)
-    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
-    settings = ("", 0.5, 0.9, 9)
 
     async def main():
-        drawn = [one async for one in visits.send(request, [], "Old", *settings)][-2][0]
-        await visits.forget(request)
-        return [one async for one in visits.send(request, drawn, "New", *settings)]
+        drawn = [one async for one in mine.send([], "Old")][-2][0]
+        await mine.forget()
+        return [one async for one in mine.send(drawn, "New")]
 
     updates = asyncio.run(main())
     assert [turn["content"] for turn in scripted.bodies[1]["messages"]] == ["New"]
     assert "Old" not in str(updates)
 
 
-def test_a_retry_that_is_forgotten_while_it_fails_brings_nothing_back(scripted):
-    chat = chat_of(session_with(scripted), some_endpoint())
+def test_a_retry_that_is_forgotten_while_it_fails_brings_nothing_back(scripted, mine):
     scripted.will_stream(*said("first"), END)
     scripted.will_refuse(400, "ThrottlingException", "Rate exceeded")
-    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
-    settings = ("", 0.5, 0.9, 9)
 
     async def main():
-        drawn = [one async for one in visits.send(request, [], "Old", *settings)][-2][0]
+        drawn = [one async for one in mine.send([], "Old")][-2][0]
         updates = []
-        async for update in visits.retry(request, drawn, "", *settings):
+        async for update in mine.retry(drawn):
             updates.append(update)
             if "throttled" in str(update):
-                await visits.forget(request)
+                await mine.forget()
         return updates
 
     assert asyncio.run(main())[-1][0] == []
 
 
-def test_a_page_that_is_behind_loses_no_end_of_an_answer(scripted):
-    chat = chat_of(session_with(scripted), some_endpoint())
+def test_a_page_that_is_behind_loses_no_end_of_an_answer(scripted, mine):
     for words in (("so ", "far"), ("good",)):
         scripted.will_stream(*said(*words), END)
-    visits, request = Visits(chat), SimpleNamespace(session_hash="mine")
-    settings = ("", 0.5, 0.9, 9)
 
     async def main():
-        first = [update async for update in visits.send(request, [], "One", *settings)]
+        first = [update async for update in mine.send([], "One")]
         drawn = [*first[0][0], {"role": "assistant", "content": "so "}]
-        return first, [update async for update in visits.send(request, drawn, "Two", *settings)]
+        return first, [update async for update in mine.send(drawn, "Two")]
 
     first, second = asyncio.run(main())
     assert second[0][0][:-1] == first[-2][0]

@@ -147,8 +147,8 @@ class Visits:
                 self._written[visit] = [*asked, *map(_shown, said)]
                 yield self._written[visit], gr.skip(), gr.skip()
             else:
-                is_forgotten = self._running.get(visit) is not answer
-                if unanswered and all(map(_is_note, said)) and not is_forgotten:
+                is_mine = self._running.get(visit) is answer
+                if is_mine and unanswered and all(map(_is_note, said)):
                     self._written[visit] = [*unanswered, *map(_shown, said)]
                     yield self._written[visit], gr.skip(), gr.skip()
             running = self._running.get(visit)
