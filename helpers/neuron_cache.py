@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from helpers import contracts, deadline, hub
 from helpers.contracts import CACHE, CONTRACTS, SHAPE, TGI, Asked, CacheEntry, Contract
@@ -135,11 +136,8 @@ class _Registry:
     """
 
     def __init__(self, url: str):
-        from huggingface_hub import HfApi
-
         self._url = url.rstrip("/")
         hub.keep_to(self._url)
-        self._api = HfApi(endpoint=self._url, token=False)
         self._compilers: list[str] | None = None
 
     def entries(self, model_id: str, wanted: Iterable[Contract]) -> list[CacheEntry]:
@@ -149,10 +147,8 @@ class _Registry:
             Exception: Whatever huggingface_hub raises when the Hub cannot be asked.
         """
         if self._compilers is None:
-            # Asked once beforehand: list_repo_tree would try a silent Hub for long, and log it.
-            self._get(f"{self._url}/api/models/{REPOSITORY}/tree/main")
-            tree = self._api.list_repo_tree(REPOSITORY)
-            self._compilers = [one.path for one in tree if one.path.startswith("neuronxcc-")]
+            root = self._tree("")
+            self._compilers = [path for path in root if path.startswith("neuronxcc-")]
             if not self._compilers:
                 raise LookupError(f"{REPOSITORY} has no compiler's folder")
         places = [
@@ -171,24 +167,39 @@ class _Registry:
         from huggingface_hub.errors import EntryNotFoundError
 
         try:
-            tree = self._api.list_repo_tree(REPOSITORY, path_in_repo=place, recursive=True)
-            paths = [one.path for one in tree if one.path.endswith(".json")]
+            paths = [path for path in self._tree(place) if path.endswith(".json")]
         except EntryNotFoundError:  # nothing was compiled for this version
             return []
         return [path for path in paths if _family(_model_of(path)) == _family(model_id)][:_FILES]
 
+    def _tree(self, place: str) -> list[str]:
+        """The paths below a place, page by page.
+
+        HfApi.list_repo_tree would go on asking a Hub that is gone, log it long after the table has
+        stood in, and each time close the connections that all threads share.
+        """
+        root = f"{self._url}/api/models/{REPOSITORY}/tree/main"
+        url: str | None = f"{root}/{quote(place, safe='')}".rstrip("/")
+        params, paths = {"recursive": bool(place)}, []
+        while url:
+            page = self._get(url, params)
+            paths += [one["path"] for one in page.json()]
+            url, params = page.links.get("next", {}).get("url"), None  # it says all of it
+        return paths
+
     def _read(self, path: str) -> str:
         from huggingface_hub import hf_hub_url
 
-        return self._get(hf_hub_url(REPOSITORY, path, endpoint=self._url))
+        return self._get(hf_hub_url(REPOSITORY, path, endpoint=self._url)).text
 
-    def _get(self, url: str) -> str:
+    def _get(self, url: str, params: Mapping[str, Any] | None = None) -> Any:
         from huggingface_hub import get_session
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        answer = get_session().get(url, headers=build_hf_headers(token=False), timeout=LIMIT_S)
+        headers = build_hf_headers(token=False)
+        answer = get_session().get(url, params=params, headers=headers, timeout=LIMIT_S)
         hf_raise_for_status(answer)
-        return answer.text
+        return answer
 
 
 def _each(tasks: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import huggingface_hub
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,6 +183,39 @@ def test_a_hub_that_hangs_holds_nobody_up():
         hangs.set()
     assert verdict.entry
     assert "no answer within 0.2 s" in verdict.source
+
+
+def test_a_list_of_several_pages_is_read_to_its_end():
+    compilers = [f"neuronxcc-{number}" for number in ("2.13.66.0+6", "2.12.1+5")]
+
+    def answer(path, query):
+        if "REGISTRY" in path:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        first = "cursor" not in query
+        listed = [{"type": "directory", "oid": "1", "path": compilers[not first]}]
+        more = {"Link": f'<{url}{path}?cursor=1>; rel="next"'} if first else {}
+        asked.append(query)
+        return 200, more, json.dumps(listed).encode()
+
+    asked = []
+    with serving(answer) as url:
+        found = look_up(url, "0.0.22", GUIDE)
+    assert (found.source, found.entry) == (neuron_cache.LIVE, None)
+    assert len(asked) == 2 and asked[1] == "cursor=1"
+
+
+def test_what_was_given_up_leaves_the_connections_of_others_alone():
+    hangs = threading.Event()
+    with serving(lambda path, query: hangs.wait(10) and (200, {}, b"[]")) as url:
+        look_up(url, "0.0.22", GUIDE, limit_s=0.2)
+        connections = huggingface_hub.get_session()
+    hangs.set()
+    look_up("http://127.0.0.1:9", "0.0.22", GUIDE)
+    left = [one for one in threading.enumerate() if one.name == "together: registry"]
+    for thread in left:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left)
+    assert huggingface_hub.get_session() is connections and not connections.is_closed
 
 
 @pytest.mark.parametrize("body", [b"no json", b"{}", b'[{"path": 3}]', b'[{"type": "file"}]'])
