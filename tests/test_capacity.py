@@ -213,8 +213,10 @@ def test_nobody_knows_how_sure_derived_times_are_and_given_ones_are_taken_as_the
         GUIDE.model_id, instance_type="inf2.48xlarge", batch_size=4, times_s=(1.2, 0.0398)
     )
     assert derived.between is None and given.between is None
-    found = capacity.replicas(given, people=1, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
-    assert found.table()["predicted"]["replicas, if the two times are a little off"] == "unknown"
+    for machine, times in ((derived, "derived"), (given, "given")):
+        found = capacity.replicas(machine, people=1, every_s=90, limits=LIMITS, answers=ONE_TOKEN)
+        said = found.table()["predicted"]["replicas, if the two times are a little off"]
+        assert said == f"unknown of {times} times"
 
 
 def test_a_longer_slot_takes_a_longer_prefill_and_says_that_it_is_derived():
@@ -397,6 +399,16 @@ def test_an_8b_on_one_chip_is_assumed_to_be_compiled_at_batch_4():
         LLAMA_8B, **PEOPLE, limits=impossible, instances=["inf2.xlarge"], batch_sizes=[4, 1]
     )
     assert dict(zip(table["batch"], table["compiled"], strict=True)) == {4: "assumed", 1: "no"}
+
+
+def test_a_pair_that_is_named_twice_is_one_row():
+    table = capacity.machines(
+        **PEOPLE,
+        limits=capacity.Limits(0.01),
+        instances=["inf2.48xlarge", "ml.inf2.48xlarge"],
+        batch_sizes=[4, 1, 4],
+    )
+    assert sorted(table["batch"]) == [1, 4]
 
 
 def test_a_limit_below_a_prefill_leaves_only_the_machines_that_are_faster():

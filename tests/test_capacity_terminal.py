@@ -109,6 +109,12 @@ def test_several_limits_show_what_each_costs(ask):
     assert row(printed, "1 ")[0] == row(printed, "2 ")[0] == "1"
 
 
+def test_of_several_limits_one_that_nothing_keeps_says_so_beside_the_others(ask):
+    printed = ask("replicas", *PEOPLE, "--ttft-p95", "0.001,2", *QUICK)
+    assert row(printed, "2 ")[0] == "1"
+    assert "brings the first token within 0.001 s: a prefill alone takes 0.004 s" in printed
+
+
 def test_a_price_elsewhere_is_held_against_it(ask):
     printed = ask("replicas", *PEOPLE, "--against", "60", *QUICK)
     tokens = 2000 / 90 * 3600 * 730  # one an answer
@@ -263,7 +269,8 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("replicas",), "are required: --people, --every"),
         (("replicas", "--people", "x", "--every", "90"), "invalid float value"),
         (("replicas", *PEOPLE, "--ttft-p95", "1"), "a prefill alone takes 1.2 s"),
-        (("replicas", *PEOPLE, "--ttft-p95", "nan"), "is more than 0, not nan"),
+        (("replicas", *PEOPLE, "--ttft-p95", "1,0.5"), "within 1 s: a prefill alone takes 1.2 s"),
+        (("replicas", *PEOPLE, "--ttft-p95", "3,nan"), "is more than 0, not nan"),
         (("replicas", *PEOPLE, "--goodput", "95"), "between 0 and 1"),
         (("replicas", "--people", "-1", "--every", "90"), "number of people is 1 or more"),
         (("endpoint", "--users", "many"), "neither a number nor a list such as 1,4,8"),

@@ -99,15 +99,15 @@ def _replicas(chosen: argparse.Namespace) -> None:
     if chosen.against is not None and not 0 < chosen.against < math.inf:
         raise WorkshopError(f"--against is a price above 0, not {chosen.against:g}.")
     asked = _who(chosen)
-    found = {
-        limit_s: replicas(machine, **_asking(chosen), limits=_limits(chosen, limit_s))
-        for limit_s in chosen.ttft_p95
-    }
+    by_limit = {limit_s: _limits(chosen, limit_s) for limit_s in chosen.ttft_p95}
+    found, too_tight = _sized(machine, _asking(chosen), by_limit)
     _say_machine(machine)
-    if len(found) > 1:
+    if len(by_limit) > 1:
         print(f"{asked}, by the limit of their first token:")
         _print(_by_limit(found))
-    for one in found.values() if len(found) == 1 else ():
+        for why in too_tight:
+            print(why)
+    for one in found.values() if len(by_limit) == 1 else ():
         count = f"{one.replicas:,} {'replica' if one.replicas == 1 else 'replicas'}"
         print(
             f"{asked}, {one.limits}: {count}, ${one.price_per_month:,.0f} a month, "
@@ -120,6 +120,25 @@ def _replicas(chosen: argparse.Namespace) -> None:
     most = max(one.chance for one in found.values())
     load = _load_said(chosen, _answers(chosen))
     print(load, _CHANCE.format(100 * most), _ARRIVALS, _PRICES, sep="\n")
+
+
+def _sized(
+    machine: Machine, asking: dict, by_limit: dict[float, Limits]
+) -> tuple[dict[float, Sizing], list[str]]:
+    """What keeps each limit, and why others cannot be kept.
+
+    Raises:
+        WorkshopError: When none can.
+    """
+    found, too_tight = {}, []
+    for limit_s, limits in by_limit.items():
+        try:
+            found[limit_s] = replicas(machine, **asking, limits=limits)
+        except WorkshopError as error:
+            too_tight.append(str(error))
+    if not found:
+        raise WorkshopError(too_tight[0])
+    return found, too_tight
 
 
 def _by_limit(found: dict[float, Sizing]) -> pd.DataFrame:

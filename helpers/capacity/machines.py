@@ -61,8 +61,8 @@ def machines(
     check_limits(limits)
     model_id = recipes.get().model_id if model_id is None else model_id
     answers = check_answers(answers)
-    names = [costs.instance(name).name for name in _several(instances)]
-    sizes = [checks.whole("A batch size", size) for size in _several(batch_sizes)]
+    names = dict.fromkeys(costs.instance(name).name for name in _several(instances))
+    sizes = dict.fromkeys(checks.whole("A batch size", size) for size in _several(batch_sizes))
     sequence_length = checks.whole("A sequence length", sequence_length)
     seed = checks.whole("A seed", seed, least=0)
     pairs = list(product(names, sizes))

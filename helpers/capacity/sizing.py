@@ -105,7 +105,9 @@ class Sizing:
 
     def _between_said(self) -> str:
         if self.between is None:
-            return "unknown"
+            source = self.machine.timing.source
+            kinds = (one for one in ("derived", "given") if source.startswith(one))
+            return f"unknown of {next(kinds, 'briefly measured')} times"
         fewest, most = self.between
         if most == fewest:
             return f"{fewest:,}"
