@@ -465,7 +465,8 @@ def test_load_adds_a_replica_and_quiet_takes_it_away(session, served):
         user.start()
     until(session, lambda: counts(session, served)[1] == 2)
     (begun,) = scaling.activities(session, served).to_dict("records")
-    assert (begun["result"], begun["ended"], begun["minutes"]) == ("InProgress", "", "")
+    assert begun["result"] in ("InProgress", "Successful")  # so late looks a busy machine
+    assert (begun["result"] == "InProgress") == (begun["ended"] == "") == (begun["minutes"] == "")
     assert begun["why"] == "requests at a time above the target"
     assert begun["target"] == "rehearsal"
     assert scaling.wait(session, served, told.replicas_for(2)).instance_count == 2
