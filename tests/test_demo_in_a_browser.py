@@ -572,6 +572,14 @@ def test_who_leaves_the_page_leaves_the_line(scripted, crowd):
     assert sent(scripted)[0][1] == "Hello 3"
 
 
+def test_who_waits_in_line_and_loads_the_page_again_is_told_that_they_are_not_in_it(crowd):
+    third = crowd[2]
+    third.tab.reload()
+    third.sees("Stopped: the page was loaded again.")
+    third.sees_no("yours is the next.")
+    third.can_ask()
+
+
 def test_a_page_that_was_loaded_again_has_the_conversation_and_goes_on(scripted, reader):
     reader.button("Settings").click()
     reader.tab.get_by_label("System prompt").fill("Answer in Latin.")
@@ -585,6 +593,7 @@ def test_a_page_that_was_loaded_again_has_the_conversation_and_goes_on(scripted,
     reader.tab.reload()  # as Gradio does when a connection that broke is back
     assert scripted.gone.wait(30)
     reader.sees("so far")
+    reader.sees("Stopped: the page was loaded again.")
     expect(reader.box).to_have_value("a draft")
     answers(scripted, "here")
     reader.asks("Again")

@@ -35,6 +35,7 @@ _COMPILED_ONE = {
 }
 _SLOWEST_STEP_S = 10  # above it, somebody means milliseconds
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
+_A_RUN = "as in a benchmark of 50 requests, or 4 a user, the last ones leave slots empty"
 _CHANCE = "Other random arrivals (--seed) move the number of replicas by up to {:.0f} %."
 _OVER_THE_DAY = (
     "Kept over the day: by 95 of 100 of all its requests, though hours may miss it. Chance moves a "
@@ -88,7 +89,7 @@ def _endpoint(chosen: argparse.Namespace) -> None:
     )
     _say_machine(machine)
     again = "all have their answers" if chosen.rounds else "their answer is there"
-    print(f"{_load_said(chosen, answers)} Users ask again as soon as {again}.")
+    print(f"{_load_said(chosen, answers)} Users ask again as soon as {again}; {_A_RUN}.")
     _print(table)
     _say_compiled(chosen, machine)
     print(f"${machine.price_per_hour:.2f} an hour. {_PRICES}")

@@ -111,7 +111,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--run",
         type=Path,
         metavar="RUN",
-        help="take the machine, its times and its answers from a run",
+        help="take the machine, its times and, unless given here, its answers from a run",
     )
 
 
@@ -166,13 +166,13 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         "--output-tokens",
         type=float,
         metavar="N",
-        help=f"mean (default: {OUTPUT_TOKENS}, or that of --run)",
+        help=f"mean (default: {OUTPUT_TOKENS})",
     )
     add(
         "--output-tokens-stddev",
         type=float,
         metavar="N",
-        help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV}, the same)",
+        help=f"standard deviation (default: {OUTPUT_TOKENS_STDDEV})",
     )
     add("--seed", type=int, default=0, help="chooses arrivals and lengths (default: 0)")
 

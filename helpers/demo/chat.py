@@ -12,6 +12,7 @@ from typing import Any
 from helpers import contracts, costs, messages, tokenizer
 from helpers.demo.conversation import (
     NOTE,
+    PASSING,
     Turn,
     defused,
     estimated,
@@ -118,10 +119,10 @@ class Chat:
         options = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens)}
         return Answer(self, turns, system_prompt or "", options)
 
-    def note(self, text: str) -> dict[str, Any]:
+    def note(self, text: str, *, kind: str = NOTE) -> dict[str, Any]:
         """A message of the page's own, which never goes to the model."""
         label = " · rehearsal" if self._is_rehearsal else ""
-        return {"role": "assistant", "content": whole(text) + label, "metadata": {"id": NOTE}}
+        return {"role": "assistant", "content": whole(text) + label, "metadata": {"id": kind}}
 
     def close(self) -> None:
         """End all answers that are being written or wait; from any thread. They say so."""
@@ -186,7 +187,7 @@ class Answer:
         if self._stopped:  # before it began
             self._place.leave()
         async for place in self._place.moving_up():
-            yield [self._chat.note(_in_line(place))]
+            yield [self._chat.note(_in_line(place), kind=PASSING)]
         while not self._stopped and not self._chat.is_closed:
             self._reading = Reading(self._request(), clock=self._chat._clock)
             async for text in self._reading:

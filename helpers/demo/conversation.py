@@ -10,7 +10,8 @@ from helpers.errors import InvocationError
 
 Turn = dict[str, str]
 
-NOTE = "note"  # metadata.id of what the page itself says
+# metadata.id of what the page itself says, and of what it says only until there is more.
+NOTE, PASSING = "note", "passing"
 
 # Llama 3's template puts begin, two headers and an end of turn around each turn's text, two line
 # breaks after the header, and the assistant's header at the end (shared/wire-format.md, 2026-08).
@@ -31,9 +32,14 @@ def turns_of(history: Sequence[Mapping[str, Any]]) -> list[Turn]:
     turns = []
     for said in history:
         text = text_of(said.get("content"))
-        if text and (said.get("metadata") or {}).get("id") != NOTE:
+        if text and not is_note(said):
             turns.append({"role": said["role"], "content": defused(text)})
     return turns
+
+
+def is_note(said: Mapping[str, Any], kinds: Sequence[str] = (NOTE, PASSING)) -> bool:
+    """Whether a message is one of the page's own."""
+    return (said.get("metadata") or {}).get("id") in kinds
 
 
 def text_of(content: Any) -> str:

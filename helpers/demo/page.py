@@ -69,7 +69,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
         _connect(visits, conversation, entry, examples, settings)
         _offer(visits, entry, settings)
         _notice_who_leaves(page, visits)
-        _keep(page, [conversation, entry, *settings])
+        _keep(page, visits, [conversation, entry, *settings])
         page.load(None, js=FOR_ALL, **_PRIVATE)
     # Who waits is up to the chat's own line, and nobody begins an answer without reading it.
     return page.queue(default_concurrency_limit=None, api_open=False)
@@ -136,10 +136,12 @@ def _offer(visits: Visits, entry: gr.Textbox, settings: Sequence[gr.components.C
     )
 
 
-def _keep(page: gr.Blocks, parts: Sequence[gr.components.Component]) -> None:
+def _keep(page: gr.Blocks, visits: Visits, parts: Sequence[gr.components.Component]) -> None:
     """What is on the page is on it again when the tab loads it again."""
     gr.on([part.change for part in parts], None, parts, js=KEEP, **_PRIVATE)
-    page.load(None, parts, parts, js=RESTORE, **_PRIVATE)
+    page.load(None, parts, parts, js=RESTORE, **_PRIVATE).then(
+        visits.again, parts[0], parts[0], **_AT_ONCE
+    )
 
 
 def _notice_who_leaves(page: gr.Blocks, visits: Visits) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from helpers.demo.chat import Answer, Chat
-from helpers.demo.conversation import NOTE, literal, plain, text_of, whole
+from helpers.demo.conversation import NOTE, PASSING, is_note, literal, plain, text_of, whole
 from helpers.errors import InvocationError
 
 SEND, STOP = "Send", "Stop"
@@ -66,6 +66,13 @@ class Visits:
     async def visit(self, request: gr.Request) -> str:
         """The name under which Gradio knows who is on the page."""
         return request.session_hash
+
+    async def again(self, request: gr.Request, conversation: Messages):
+        """A conversation that was loaded again: what was being written then is not whole."""
+        if request.session_hash in self._written or not _is_under_way(conversation):
+            return gr.skip()
+        kept = [said for said in conversation if not is_note(said, (PASSING,))]
+        return [*kept, _shown(self._chat.note("Stopped: the page was loaded again."))]
 
     async def stop(self, request: gr.Request) -> None:
         """End the answer being written; what is written stays."""
@@ -148,7 +155,7 @@ class Visits:
                 yield self._written[visit], gr.skip(), gr.skip()
             else:
                 is_mine = self._running.get(visit) is answer
-                if is_mine and unanswered and all(map(_is_note, said)):
+                if is_mine and unanswered and all(map(is_note, said)):
                     self._written[visit] = [*unanswered, *map(_shown, said)]
                     yield self._written[visit], gr.skip(), gr.skip()
             running = self._running.get(visit)
@@ -184,7 +191,7 @@ class Visits:
 def _shown(said: dict[str, Any]) -> dict[str, Any]:
     """A message as the page shows it: an answer as Markdown without HTML, a note in italics."""
     text = literal(said["content"])
-    if _is_note(said):
+    if is_note(said):
         text = f"*{text.translate(_ESCAPES)}*"
     return {**said, "content": text}
 
@@ -192,8 +199,9 @@ def _shown(said: dict[str, Any]) -> dict[str, Any]:
 _ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
 
 
-def _is_note(said: dict[str, Any]) -> bool:
-    return (said.get("metadata") or {}).get("id") == NOTE
+def _is_under_way(conversation: Messages) -> bool:
+    """Whether the last message is not answered to the end: below a whole answer there are notes."""
+    return bool(conversation) and not is_note(conversation[-1], (NOTE,))
 
 
 def _without_last(conversation: Messages) -> tuple[Messages, str]:
