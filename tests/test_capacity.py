@@ -169,6 +169,13 @@ def test_a_limit_of_exactly_one_prefill_is_one_that_can_be_kept():
     assert exactly == hardly_more
 
 
+def test_fewer_replicas_do_not_keep_a_limit_that_leaves_each_little_to_do():
+    limits = capacity.Limits(1.3, goodput=0.998)
+    found = capacity.replicas(people=10, every_s=90, limits=limits)
+    assert found.sustained_per_s < 0.01 * found.highest_per_s and found.each.keeps(limits)
+    assert not at(found.rate_per_s / (0.9 * found.replicas)).keeps(limits)
+
+
 def test_one_replica_sustains_what_it_sustains_however_few_ask(found):
     alone = capacity.replicas(people=1, every_s=90, limits=LIMITS)
     assert alone.replicas == 1

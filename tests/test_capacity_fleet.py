@@ -220,6 +220,20 @@ def test_without_a_policy_it_finds_one_that_keeps_the_limit_and_costs_less(
     ]
 
 
+def test_a_limit_that_allows_a_long_queue_has_a_policy_that_does_not_wait_for_it(one_day):
+    found = capacity.day(**FEW, limits=capacity.Limits(ttft_p95_s=300))
+    assert found.kept
+    assert found.price_per_day < found.constant.price_per_day
+
+
+def test_the_constant_fleet_of_a_day_is_the_one_that_the_peak_takes_by_itself(one_day):
+    limits = capacity.Limits(ttft_p95_s=60)
+    peak = {"people": 20_000, "every_s": 90}
+    found = capacity.day(**peak, limits=limits, policy=capacity.Policy(1.2, 2, 3000))
+    assert found.constant.policy.maximum == capacity.replicas(**peak, limits=limits).replicas
+    assert not found.constant.hours_that_miss
+
+
 def test_a_constant_fleet_is_what_the_peak_takes_and_bills_all_day(day):
     peak = capacity.replicas(**FEW, limits=SOON)
     assert day.constant.policy.minimum == day.constant.policy.maximum

@@ -36,7 +36,10 @@ _COMPILED_ONE = {
 _SLOWEST_STEP_S = 10  # above it, somebody means milliseconds
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
 _A_RUN = "as in a benchmark of 50 requests, or 4 a user, the last ones leave slots empty"
-_CHANCE = "Other random arrivals (--seed) move the number of replicas by up to {:.0f} %."
+_CHANCE = (
+    "Other random arrivals (--seed) move the number of replicas by some {:.0f} %, at times by "
+    "twice that."
+)
 _OVER_THE_DAY = (
     "Kept over the day: by 95 of 100 of all its requests, though hours may miss it. Chance moves a "
     f"policy: figures are of {fleet.CHANCE_DAYS} days (in brackets the worst and the best), good "

@@ -30,7 +30,7 @@ import pandas as pd
 from helpers import checks, models, recipes
 from helpers.capacity.asked import Answers, Limits, Machine, answers_of, check_limits, rate_per_s
 from helpers.capacity.response import Curve
-from helpers.capacity.sizing import HOURS_A_MONTH, replicas_for, sustained_rate_per_s
+from helpers.capacity.sizing import HOURS_A_MONTH, for_rate
 from helpers.errors import WorkshopError
 from helpers.recipes import Recipe
 from helpers.target_tracking import (
@@ -54,6 +54,7 @@ OFFICE_HOURS = (
 )
 # Of what the limits allow on average; a policy looks at the highest, which is more.
 _TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
+_LOWER = 0.8  # of one target is the next
 _LEAST_TARGET = 0.01  # requests at a time
 _AT_REST = 0.95  # of the highest rate: a fleet may begin a day so busy, and no busier
 _LONGER = 0.01  # so much longer may a queue be at the end of the last day than of the first
@@ -227,8 +228,8 @@ def day(
 ) -> Day:
     """A day of a fleet under a policy, beside constant fleets.
 
-    Without a policy it is the one with the highest target of fifteen that keeps the limit over the
-    day; when none does, the lowest (`Day.kept` says so).
+    Without a policy it is the one with the highest target, of fifteen or more, that keeps the limit
+    over the day; when none does, the lowest (`Day.kept` says so).
 
     Args:
         endpoint: One replica: a machine, a recipe or its name; the workshop's by default.
@@ -257,9 +258,9 @@ def day(
         )
     share, rate = _over_a_day(shape), rate_per_s(people, every_s)
     there, arriving = people * share, rate * share
-    sustained, _ = sustained_rate_per_s(machine.timing, limits, answers, seed=seed)
+    sized = for_rate(machine, arriving.max(), limits=limits, answers=answers, seed=seed)
+    sustained, peak = sized.sustained_per_s, sized.replicas
     curve = Curve.of(machine.timing, answers, seed=seed)
-    peak = replicas_for(arriving.max(), sustained)
     steady = Policy(1.0, peak, peak)
     run = _Run(machine, curve, limits, there, arriving, seed)
     constant = run.under(steady)
@@ -302,22 +303,31 @@ class _Run:
 
         What grows needs room above the peak.
         """
-        allowed = float(np.interp(sustained, self.curve.rate_per_s, self.curve.in_flight))
+        targets = self._targets(sustained)
         maximum = min(2 * peak, checks.MOST_REPLICAS)
 
-        def with_target(share: float) -> Day:
-            target = max(share * allowed, _LEAST_TARGET)
+        def with_target(target: float) -> Day:
             return self.under(Policy(target, 1, maximum), endless=True)
 
-        best, low, high = None, 0, len(_TARGETS)
+        best, low, high = None, 0, len(targets)
         while high - low > 1:
             middle = (low + high) // 2
-            found = with_target(_TARGETS[middle])
+            found = with_target(targets[middle])
             if found.kept:
                 best, low = found, middle
             else:
                 high = middle
-        return best or with_target(_TARGETS[0])
+        return best or with_target(targets[0])
+
+    def _targets(self, sustained: float) -> list[float]:
+        """What a policy may be told, ascending."""
+        allowed = float(np.interp(sustained, self.curve.rate_per_s, self.curve.in_flight))
+        targets = [max(share * allowed, _LEAST_TARGET) for share in _TARGETS]
+        # A limit that allows a long queue allows far more in flight than there are slots. Whoever
+        # waits for that before adding a replica adds it too late.
+        while targets[0] > _TARGETS[0] * self.machine.timing.slots:
+            targets.insert(0, _LOWER * targets[0])
+        return targets
 
     def cheapest_constant(self, constant: Day) -> Day:
         """The smallest fleet of one size that keeps the limit over the day, none above a given one.

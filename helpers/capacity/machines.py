@@ -122,7 +122,7 @@ def _row(
     except WorkshopError as error:
         return row | dict.fromkeys(_SIZED) | {"why not": str(error).partition(":")[0].rstrip(".")}
     sized = (
-        round(found.sustained_per_s, 3),
+        float(f"{found.sustained_per_s:.3g}"),
         found.replicas,
         round(found.each.ttft_p95_s, 2),
         round(found.price_per_month),

@@ -16,7 +16,8 @@ from helpers.twin import Timing
 
 HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
 _NEARLY_ALL = 0.98  # of the highest rate: beyond, a queue only grows
-_STEPS = 8  # halvings: the rate is then known to 0.4 % of the highest
+_STEPS = 8  # halvings between a rate and its double: it is then known to 0.4 % of itself
+_ALMOST_IDLE = 0.001  # of the highest rate: nobody pays for a replica that does less
 # For each of them: another seed moves the rate, and with it replicas and dollars, by 2 to 5 %
 # (standard deviation of eight seeds, a million people, batch 1 to 8, limits of TTFT and TPOT).
 # Where few requests decide it is more: up to 7 % with a share of 0.998 and 6 % at a time to first
@@ -83,8 +84,8 @@ class Sizing:
         each = self.each
         rows = {
             "requests/s": f"{self.rate_per_s:.4g}",
-            "one replica sustains (requests/s)": f"{self.sustained_per_s:.3f}",
-            "one replica at most (requests/s)": f"{self.highest_per_s:.3f}",
+            "one replica sustains (requests/s)": f"{self.sustained_per_s:.3g}",
+            "one replica at most (requests/s)": f"{self.highest_per_s:.3g}",
             "replicas": f"{self.replicas:,}",
             "replicas, if the two times are a little off": self._between_said(),
             "replicas at the physical floor": (
@@ -208,7 +209,8 @@ def sustained_rate_per_s(
 ) -> tuple[float, float]:
     """Requests a second that a replica sustains within the limits, and that it finishes at all.
 
-    By halving, with the same arrivals at each rate.
+    By halving, with the same arrivals at each rate: first down to a rate that keeps the limits,
+    then between it and its double.
 
     Raises:
         WorkshopError: When no rate keeps the limits; says what the least possible is.
@@ -221,14 +223,17 @@ def sustained_rate_per_s(
         point = response.at_rate(timing, rate, answers=answers, requests=_REQUESTS, seed=seed)
         return point.keeps(limits)
 
-    low, high = 0.0, _NEARLY_ALL
-    if keeps(high):
-        return high * highest, highest
+    if keeps(_NEARLY_ALL):
+        return _NEARLY_ALL * highest, highest
+    low = _NEARLY_ALL / 2
+    while not keeps(low):
+        low /= 2
+        if low < _ALMOST_IDLE:
+            raise _too_tight(limits)
+    high = 2 * low
     for _ in range(_STEPS):
         middle = (low + high) / 2
         low, high = (middle, high) if keeps(middle) else (low, middle)
-    if not low:
-        raise _too_tight(limits)
     return low * highest, highest
 
 

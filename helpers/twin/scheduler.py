@@ -12,6 +12,7 @@ times their length, it holds back requests only where very long prompts meet lon
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -81,7 +82,9 @@ class StaticBatch:
 
     def __init__(self, timing: Timing):
         self.timing = timing
-        self._waiting: dict[Hashable, int] = {}  # request -> tokens it will get, oldest first
+        # Request -> tokens it will get, oldest first. A dict whose first ones have gone passes over
+        # all of them to find its first.
+        self._waiting: OrderedDict[Hashable, int] = OrderedDict()
         self._active: dict[Hashable, int] = {}  # request -> number of its last decode step
         self._ends: dict[int, list[Hashable]] = {}  # the same, the other way round
         self._steps = 0
@@ -161,11 +164,12 @@ class StaticBatch:
         return self._steps_at_prefill + MAX_WAITING_TOKENS - 1
 
     def _prefill(self, size: int) -> Step:
-        batch = [request_id for request_id, _ in zip(self._waiting, range(size), strict=False)]
-        finished = []
+        batch, finished = [], []
         self._owes_a_step = bool(self._active)
-        for request_id in batch:
-            more = self._waiting.pop(request_id) - 1  # the prefill brings the first token
+        for _ in range(size):
+            request_id, tokens = self._waiting.popitem(last=False)
+            batch.append(request_id)
+            more = tokens - 1  # the prefill brings the first token
             if more:
                 end = self._active[request_id] = self._steps + more
                 self._ends.setdefault(end, []).append(request_id)
