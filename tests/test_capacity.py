@@ -194,6 +194,7 @@ def test_a_share_that_chance_decides_is_refused_and_below_that_the_chance_is_kno
     assert found.chance == 0.05
     for limits in (capacity.Limits(3, goodput=0.99), capacity.Limits(1.3)):
         assert replace(found, limits=limits).chance == 0.07
+    assert replace(found, limits=capacity.Limits(3, goodput=0.998)).chance == 0.1
 
 
 def test_what_is_not_known_of_published_times_is_more_than_a_few_replicas(found):

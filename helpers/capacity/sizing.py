@@ -18,12 +18,14 @@ HOURS_A_MONTH = 730  # 365 days / 12, as AWS's pricing calculator has it
 _NEARLY_ALL = 0.98  # of the highest rate: beyond, a queue only grows
 _STEPS = 8  # halvings between a rate and its double: it is then known to 0.4 % of itself
 _ALMOST_IDLE = 0.001  # of the highest rate: nobody pays for a replica that does less
-# For each of them: another seed moves the rate, and with it replicas and dollars, by 2 to 5 %
-# (standard deviation of eight seeds, a million people, batch 1 to 8, limits of TTFT and TPOT).
-# Where few requests decide it is more: up to 7 % with a share of 0.998 and 6 % at a time to first
-# token of 1.08 prefills. The largest are said: a few seeds more would tell no run's own any better.
+# For each of them: another seed moves the rate, and with it replicas and dollars, by 2 to 4 %
+# (standard deviation of twelve seeds, a million people, batch 1 to 8, limits of TTFT and TPOT, two
+# prefills and more), at most by twice that. Where few requests decide it is more: 7 % with a share
+# of 0.99, 10 % with one of 0.998, and 6 % at a time to first token of 1.08 prefills. The largest
+# are said: a few seeds more would tell no run's own any better.
 _REQUESTS = 10_000
-_CHANCE, _CHANCE_OF_FEW = 0.05, 0.07
+_CHANCE, _CHANCE_OF_FEW, _CHANCE_OF_FEWER = 0.05, 0.07, 0.10
+_FEWER = 0.99  # a share above this one
 _NEARLY_A_PREFILL = 1.5  # times a prefill: so short a limit
 _MORE, _TRIES = 0.01, 50  # replicas at a time, where the answer does not hold, and how often
 
@@ -117,6 +119,8 @@ class Sizing:
 
 def chance(limits: Limits, prefill_s: float) -> float:
     """The most by which another seed moves a number of replicas, relative (standard deviation)."""
+    if limits.goodput and limits.goodput > _FEWER:
+        return _CHANCE_OF_FEWER
     is_short = limits.ttft_p95_s < _NEARLY_A_PREFILL * prefill_s
     return _CHANCE_OF_FEW if limits.goodput or is_short else _CHANCE
 
