@@ -370,9 +370,9 @@ def test_runs_that_the_model_cannot_both_have_say_so(measured):
             measured(timing=twin.Timing(4, 3.0, 0.1), users=5, requests=40),
         ],
         lambda measured: measured(timing=replace(TRUE, slots=8), users=8, requests=64, stddev=30),
-        lambda measured: asked_for(50, measured(users=5, requests=60, stddev=30)),
+        lambda measured: asked_for(50, measured(kind="rounds", users=5, requests=60, stddev=30)),
     ],
-    ids=["two endpoints", "eight slots and not four", "50 users in run.json and 5 in truth"],
+    ids=["two endpoints", "eight slots and not four", "rounds of 50 in run.json and of 5 in truth"],
 )
 def test_what_the_model_is_far_off_is_refused_and_says_by_which_figure(measured, make):
     with pytest.raises(
