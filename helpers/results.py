@@ -6,6 +6,7 @@ measurements are read from `results/published/`.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,9 +186,9 @@ def load(path: Path | str) -> Run:
         ResultsError: When this is no run, or one of its files cannot be read.
     """
     path = Path(path)
-    if not (path / "run.json").is_file():
+    if why := _no_run(path):
         raise ResultsError(
-            f"{path} holds no run (no run.json in it): name the folder of one run, "
+            f"{path} holds no run ({why}): name the folder of one run, "
             "or make one with 06_benchmark."
         )
     config = _read_json(path / "run.json", shapes.of_config)
@@ -196,6 +197,14 @@ def load(path: Path | str) -> Run:
         return Run(path, config, records, _read_json(path / "summary.json", shapes.of_summary))
     made = summary(records, config, clients=_read_clients(path))
     return Run(path, config, records, made)
+
+
+def _no_run(path: Path) -> str:
+    """Why a path is no run's folder; empty when it may be one."""
+    try:
+        return "" if (path / "run.json").is_file() else "no run.json in it"
+    except OSError as error:  # a longer name than a folder can have, or one that is closed to us
+        return error.strerror.lower()
 
 
 def summary(
@@ -242,9 +251,10 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
         ResultsError: When there is none, or one of them cannot be read.
     """
     results_dir = Path(results_dir)
-    if not results_dir.exists():
+    if not os.path.exists(results_dir):  # `Path.exists` raises where a name is too long
         results_dir = ROOT / results_dir
-    folders = sorted(path.parent for path in results_dir.glob("*/run.json"))
+    there = results_dir.glob("*/run.json") if os.path.isdir(results_dir) else ()
+    folders = sorted(path.parent for path in there)
     found = [load(folder) for folder in folders]
     found = [run for run in found if target in (None, run.target)]
     if not found:
@@ -257,7 +267,8 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
 
 def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
     """The newest folder of `make workshop` with such a run, relative to the repository's root."""
-    for path in sorted(results_dir.glob("workshop-*/*/run.json"), reverse=True):
+    there = results_dir.glob("workshop-*/*/run.json") if os.path.isdir(results_dir) else ()
+    for path in sorted(there, reverse=True):
         try:
             found = load(path.parent)
         except ResultsError:

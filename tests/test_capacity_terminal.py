@@ -174,10 +174,10 @@ def test_a_prediction_says_how_long_answers_are_and_that_a_prompt_may_be_as_long
     endpoint = ask("endpoint", "--users", "1")
     for printed in (endpoint, ask("machines", *few)):
         assert "Load: answers of 250 ± 50 tokens. How long a prompt is does not matter" in printed
-    assert "Users ask again as soon as their answer is there." in endpoint
+    assert "Users ask again as soon as their answer is there; as in" in endpoint
     assert "Load: answers of 1 token." in ask("replicas", *PEOPLE, *QUICK)
     rounds = ask("endpoint", "--users", "1", "--rounds")
-    assert "Users ask again as soon as all have their answers." in rounds
+    assert "Users ask again as soon as all have their answers; as in" in rounds
 
 
 def test_a_run_says_how_long_its_answers_were_unless_others_are_asked_for(ask):
@@ -261,6 +261,14 @@ def test_a_full_disk_is_said_in_one_sentence():
     assert ended.returncode == 1
 
 
+def test_a_file_that_cannot_be_used_is_not_taken_for_the_output(refused, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", f"{path}/summary.json")
+
+    monkeypatch.setattr("helpers.results.load", closed)
+    assert refused("run", "x") == "x/summary.json cannot be used: Permission denied.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -292,6 +300,8 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("endpoint", "--instance", ""), "No specification of"),
         (("replicas", *PEOPLE, "--against", "0", *QUICK), "a price above 0"),
         (("run", "nowhere"), "holds no run"),
+        (("run", "a" * 300), "holds no run (file name too long)"),
+        (("replicas", *PEOPLE, "--run", "a" * 300), "holds no run (file name too long)"),
         (("day", *PEOPLE, "--scale-in-cooldown", "60"), "give its --target"),
         (("day", *PEOPLE, "--target", "2", "--maximum", "5", "--minimum", "0"), "1 or more"),
         (("endpoint", "--prefill", "1"), "Give both times"),
@@ -312,7 +322,7 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("day", *PEOPLE, "--target", "2"), "give --maximum"),
         (("day", *PEOPLE, "--target", "2", "--maximum", "0"), "whole number of 1 or more"),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words)[:60] if isinstance(words, tuple) else "",
 )
 def test_what_cannot_be_answered_is_one_sentence(refused, arguments, words):
     assert words.lower() in refused(*arguments).lower()

@@ -250,6 +250,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         results.load(tmp_path)
 
 
+def test_a_longer_name_than_a_folder_can_have_is_no_run():
+    name = "a" * 300
+    with pytest.raises(ResultsError, match=r"holds no run \(file name too long\): name the folder"):
+        results.load(name)
+    with pytest.raises(ResultsError, match="No run in .*/a+: make one with 06_benchmark"):
+        results.runs(name)
+
+
 def test_runs_are_listed_oldest_first_and_by_target(tmp_path):
     moments = iter([NOON, NOON.replace(hour=9), NOON.replace(hour=15)])
     for target in ("rehearsal", "rehearsal", "aws"):

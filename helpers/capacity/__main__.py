@@ -64,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 2
-    except OSError as error:  # who reads has gone, or the disk is full
+    except OSError as error:
+        if error.filename is not None:  # a file's fault: the output has no name
+            print(f"{error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
+            return 2
+        # Who reads has gone, or the disk is full.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         if not isinstance(error, BrokenPipeError):
             print(f"The answer could not be written: {error.strerror}.", file=sys.stderr)
