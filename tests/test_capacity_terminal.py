@@ -295,6 +295,14 @@ def test_a_file_that_cannot_be_used_is_not_taken_for_the_output(refused, monkeyp
             ("machines", *PEOPLE, "--ttft-p95", "0.05"),
             "keeps TTFT p95 0.05 s: see with --all why, and allow more",
         ),
+        (
+            ("machines", *PEOPLE, "--output-tokens", "5000"),
+            "Answers of 5000 +- 50 tokens do not fit into a slot of 4,096",
+        ),
+        (
+            ("machines", *PEOPLE, "--sequence-length", "100", "--all"),
+            "Answers of 250 +- 50 tokens do not fit into a slot of 100",
+        ),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
         (("endpoint", "--model", ""), "does not say how large the model is"),
         (("endpoint", "--instance", ""), "No specification of"),
