@@ -306,7 +306,13 @@ def test_a_file_that_cannot_be_used_is_not_taken_for_the_output(refused, monkeyp
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
         (("endpoint", "--model", ""), "does not say how large the model is"),
         (("endpoint", "--instance", ""), "No specification of"),
-        (("replicas", *PEOPLE, "--against", "0", *QUICK), "a price above 0"),
+        *(
+            (
+                ("replicas", *PEOPLE, "--against", price, *QUICK),
+                f"to $1,000,000 for a million output tokens, not {price}.",
+            )
+            for price in ("0", "-1", "nan", "inf", "1e+308", "1e-308")
+        ),
         (("run", "nowhere"), "holds no run"),
         (("run", "a" * 300), "holds no run (file name too long)"),
         (("replicas", *PEOPLE, "--run", "a" * 300), "holds no run (file name too long)"),
