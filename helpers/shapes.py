@@ -195,7 +195,8 @@ def of_request(data: object) -> str | None:
     """What is wrong with a line of `requests.jsonl`, None when nothing is."""
     if wrong := _misfit(data, _RECORD):
         return wrong
-    if negative := next((name for name in _COUNTS if (data[name] or 0) < 0), None):
+    # A clock begins at 0, and the model's does too.
+    if negative := next((name for name in (*_COUNTS, "sent_s") if (data[name] or 0) < 0), None):
         return f"{negative} is below 0"
     if many := next((name for name in _TOKENS if data[name] > _MOST_TOKENS), None):
         return f"{many} is above {_MOST_TOKENS:,}"

@@ -109,6 +109,7 @@ def test_a_broken_run_is_named(tmp_path, file, content):
         {"first_s": 10**400},
         {"ended_s": 1e308},
         {"sent_s": float("nan")},
+        {"sent_s": -1.5},
         {"output_tokens": 10**400},
         {"user": -1},
         {"client": -1},
