@@ -45,7 +45,7 @@ def whole(what: str, value: Any, *, least: int = 1, most: int | None = None) -> 
         WorkshopError: When it is no whole number or outside these.
     """
     if not is_whole(value, least=least):
-        raise WorkshopError(f"{what} is a whole number of {least} or more, not {_said(value)}.")
+        raise WorkshopError(f"{what} is a whole number of {least} or more, not {said(value)}.")
     _check_most(what, value, most)
     return int(value)
 
@@ -65,7 +65,7 @@ def number(
     """
     if not is_number(value) or value < least or value <= above:
         bound = f"more than {above:g}" if above > -math.inf else f"{least:g} or more"
-        raise WorkshopError(f"{what} is {bound}, not {_said(value)}.")
+        raise WorkshopError(f"{what} is {bound}, not {said(value)}.")
     _check_most(what, value, most)
     return float(value)
 
@@ -94,14 +94,14 @@ def list_of(kind: type, example: str) -> Callable[[str], list]:
     return numbers
 
 
-def _check_most(what: str, value: float, most: float | None) -> None:
-    if most is not None and value > most:
-        raise WorkshopError(f"{what} is at most {most:,}, not {_said(value)}.")
-
-
-def _said(value: Any) -> str:
-    """A value in a few words on one line, whatever it is."""
+def said(value: Any) -> str:
+    """A value in a few words on one line, whatever it is: for the sentence that refuses it."""
     try:
         return " ".join(reprlib.repr(value).split())
     except ValueError:  # an int of more digits than Python writes
         return "so large a number"
+
+
+def _check_most(what: str, value: float, most: float | None) -> None:
+    if most is not None and value > most:
+        raise WorkshopError(f"{what} is at most {most:,}, not {said(value)}.")

@@ -10,6 +10,7 @@ beside it, and says what differs.
 import argparse
 import json
 import math
+import os
 import re
 import reprlib
 import sys
@@ -299,7 +300,7 @@ def read(path: Path | str) -> Pair:
         ResultsError: When this is not llmperf's, or cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # `Path.exists` raises where a name is too long
         raise ResultsError(f"There is no {path}: name a file of llmperf, or a folder with a pair.")
     names = _names(path.iterdir() if path.is_dir() else [path])
     if len(names) != 1:
@@ -326,7 +327,7 @@ def _names(paths: Iterable[Path]) -> set[str]:
 
 
 def _read_json(path: Path, wrong: Callable[[object], str | None]):
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -466,7 +467,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="searched with all folders in it")
     folder = parser.parse_args(arguments).folder
-    names = sorted(_names(folder.rglob("*.json")))
+    names = sorted(_names(folder.rglob("*.json") if os.path.isdir(folder) else ()))
     if not names:
         print(f"No file of llmperf in {folder}: name a folder with *{_SUMMARY} in it.")
         return 1

@@ -604,7 +604,7 @@ def _row(run) -> dict:
     asked, inside, load = run.summary["requests"], run.summary["window"], run.config["load"]
     audit = run.summary.get("audit")
     return {
-        "recipe": run.config["endpoint"]["recipe"] or run.config["endpoint"]["name"],
+        "recipe": run.config["endpoint"].get("recipe") or run.config["endpoint"]["name"],
         "load": _load_in_words(load),
         "users": load["concurrency"],
         _RATES[0]: float("nan") if load["rate_per_s"] is None else load["rate_per_s"],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from helpers import checks, timeline
+from helpers import checks, metrics, timeline
 from helpers.errors import ResultsError
 from helpers.metrics import Windows
 from helpers.records import RequestRecord
@@ -117,7 +117,11 @@ def _of_summary(run: Run) -> str:
     wrong = [name for name in _NUMBERS if not checks.is_number(window.get(name))]
     wrong += [name for name in _SPREADS if not _is_spread(window.get(name))]
     wrong += [] if _are_intervals(window.get("ci95")) else ["ci95"]
-    return f"its summary has no {wrong[0]}" if wrong else ""
+    if wrong:
+        return f"its summary has no {wrong[0]}"
+    if not metrics.windows(run.records, run.config["load"]):
+        return "the summary has figures and by its requests the asked load was never there"
+    return ""
 
 
 def _is_spread(figure: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from helpers import load, prompts
+from helpers import checks, load, prompts
 from helpers.errors import ResultsError
 from helpers.load import Request
 from helpers.messages import request_body
@@ -18,6 +18,11 @@ INPUT_TOKENS = 550
 OUTPUT_TOKENS = 150
 KINDS = ("closed_loop", "rounds", "arrivals")
 PROCESSES = ("poisson", "constant")
+_MOST = {
+    "concurrency": checks.MOST_USERS,
+    "input_tokens": checks.MOST_TOKENS,
+    "output_tokens": checks.MOST_TOKENS,
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ class Load:
         for name in ("think_s", "input_tokens_stddev", "output_tokens_stddev", "warmup"):
             if not 0 <= getattr(self, name) < float("inf"):
                 return f"{name} is 0 or more, not {getattr(self, name)}."
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                return f"{name} is at most {most:,}, not {getattr(self, name)}."
         if self.output_tokens < 2:
             return "Ask for at least 2 output tokens: fewer have no time between them."
         try:

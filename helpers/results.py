@@ -6,19 +6,17 @@ measurements are read from `results/published/`.
 """
 
 import json
-import reprlib
+import os
 import shutil
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from helpers import audit, costs, llmperf, metrics
+from helpers import audit, costs, llmperf, metrics, shapes
 from helpers.errors import ResultsError
 from helpers.plan import Load
 from helpers.records import ClientHealth, Failure, RequestRecord
@@ -26,51 +24,6 @@ from helpers.settings import ROOT
 
 PUBLISHED = ROOT / "results" / "published"
 REHEARSAL_NOTE = "rehearsal: simulated on the reader's machine, nothing here was measured on AWS"
-_NUMBER = int | float
-_MOST = 1e18  # Of a run's numbers none is larger, and with larger ones its figures would overflow.
-# What others read of a run: a file without it, or with something else there, is no run's. What has
-# a question mark may be missing.
-_CONFIG = {
-    "target": str,
-    "started_utc": str,
-    "clock_speed": _NUMBER,
-    "endpoint": {
-        "name": str,
-        "instance_type": str | None,
-        "model_id?": str | None,
-        "image?": str | None,
-        "instance_count?": int | None,
-        "env?": dict[str, str],
-    },
-    "price": {"usd_per_hour": _NUMBER | None},
-    "limits": dict,
-    "load": {
-        "kind": str,
-        "concurrency": int | None,
-        "think_s": _NUMBER,
-        "rate_per_s": _NUMBER | None,
-        "process": str | None,
-        "requests": int | None,
-        "duration_s": _NUMBER | None,
-        "warmup": int,
-        "input_tokens": int,
-        "input_tokens_stddev": _NUMBER,
-        "output_tokens": int,
-        "output_tokens_stddev": _NUMBER,
-        "seed": int,
-        "timeout_s": _NUMBER,
-    },
-}
-_SUMMARY = {
-    "target": str,
-    "requests": {"warmup?": int, "measured?": int, "complete": int, "errors": int},
-    "window": dict | None,
-    "whole_run": dict | None,
-    "clients": list,
-    "goodput": dict | None,
-    "audit": {"valid": bool, "checks": list},
-    "llmperf": dict | None,
-}
 
 
 @dataclass(frozen=True)
@@ -233,17 +186,25 @@ def load(path: Path | str) -> Run:
         ResultsError: When this is no run, or one of its files cannot be read.
     """
     path = Path(path)
-    if not (path / "run.json").is_file():
+    if why := _no_run(path):
         raise ResultsError(
-            f"{path} holds no run (no run.json in it): name the folder of one run, "
+            f"{path} holds no run ({why}): name the folder of one run, "
             "or make one with 06_benchmark."
         )
-    config = _read_json(path / "run.json", _CONFIG)
+    config = _read_json(path / "run.json", shapes.of_config)
     records = _read_records(path / "requests.jsonl")
     if (path / "summary.json").is_file():
-        return Run(path, config, records, _with_clients(path / "summary.json", _SUMMARY))
+        return Run(path, config, records, _read_json(path / "summary.json", shapes.of_summary))
     made = summary(records, config, clients=_read_clients(path))
     return Run(path, config, records, made)
+
+
+def _no_run(path: Path) -> str:
+    """Why a path is no run's folder; empty when it may be one."""
+    try:
+        return "" if (path / "run.json").is_file() else "no run.json in it"
+    except OSError as error:  # a longer name than a folder can have, or one that is closed to us
+        return error.strerror.lower()
 
 
 def summary(
@@ -290,9 +251,10 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
         ResultsError: When there is none, or one of them cannot be read.
     """
     results_dir = Path(results_dir)
-    if not results_dir.exists():
+    if not os.path.exists(results_dir):  # `Path.exists` raises where a name is too long
         results_dir = ROOT / results_dir
-    folders = sorted(path.parent for path in results_dir.glob("*/run.json"))
+    there = results_dir.glob("*/run.json") if os.path.isdir(results_dir) else ()
+    folders = sorted(path.parent for path in there)
     found = [load(folder) for folder in folders]
     found = [run for run in found if target in (None, run.target)]
     if not found:
@@ -305,7 +267,8 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
 
 def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
     """The newest folder of `make workshop` with such a run, relative to the repository's root."""
-    for path in sorted(results_dir.glob("workshop-*/*/run.json"), reverse=True):
+    there = results_dir.glob("workshop-*/*/run.json") if os.path.isdir(results_dir) else ()
+    for path in sorted(there, reverse=True):
         try:
             found = load(path.parent)
         except ResultsError:
@@ -495,71 +458,14 @@ def _write_json(path: Path, data: Mapping) -> None:
     whole.replace(path)
 
 
-def _read_json(path: Path, shape: Mapping) -> dict:
+def _read_json(path: Path, wrong: Callable[[object], str | None]) -> dict:
     try:
-        data = _parsed(path.read_text(encoding="utf-8"))
+        data = shapes.parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _broken(path, f"cannot be read ({error})") from error
-    if wrong := _misfit(data, shape):
-        raise _broken(path, f"is not what a run writes ({wrong})")
+    if found := wrong(data):
+        raise _broken(path, f"is not what a run writes ({found})")
     return data
-
-
-def _with_clients(path: Path, shape: Mapping) -> dict:
-    """A file that says, among other things, how the load engine fared."""
-    data = _read_json(path, shape)
-    for client in data["clients"]:
-        wrong = _misfit(client, _CLIENT)
-        wrong = wrong or next((f"{name} is below 0" for name in _TIMES if client[name] < 0), None)
-        if wrong:
-            raise _broken(path, f"is not what a run writes (of its clients: {wrong})")
-    return data
-
-
-def _parsed(text: str) -> Any:
-    """JSON with no number in it that a run cannot have."""
-    return json.loads(
-        text,
-        parse_int=_in_range(int),
-        parse_float=_in_range(float),
-        parse_constant=_in_range(float),
-    )
-
-
-def _in_range(kind: Callable[[str], float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not -_MOST <= value <= _MOST:
-            raise ValueError(f"{reprlib.repr(text)} is no number of a run")
-        return value
-
-    return number
-
-
-def _misfit(data: object, shape: Mapping, at: str = "") -> str | None:
-    """Where data differs from a shape, None when it has what the shape asks for."""
-    if not isinstance(data, dict):
-        return f"{at or 'it'} is no object"
-    for key, kind in shape.items():
-        name = key.removesuffix("?")
-        place = f"{at}.{name}" if at else name
-        if name not in data:
-            if name == key:
-                return f"{place} is missing"
-        elif isinstance(kind, Mapping):
-            if wrong := _misfit(data[name], kind, place):
-                return wrong
-        elif not _is(data[name], kind):
-            return f"{place} has the wrong type"
-    return None
-
-
-def _is(value: object, kind: type) -> bool:
-    """Whether a value is of a kind; to Python truth is a number, here it is not."""
-    if typing.get_origin(kind) is dict:
-        of = typing.get_args(kind)[1]
-        return isinstance(value, dict) and all(_is(one, of) for one in value.values())
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _read_records(path: Path) -> list[RequestRecord]:
@@ -571,47 +477,25 @@ def _read_records(path: Path) -> list[RequestRecord]:
     records = []
     for number, line in enumerate(complete, start=1):
         try:
-            records.append(_record(_parsed(line)))
+            records.append(_record(shapes.parsed(line)))
         except (ValueError, TypeError, KeyError) as error:
             raise _broken(path, f"has a line that is no request ({number}: {error})") from error
     return records
 
 
 def _record(data: object) -> RequestRecord:
-    if wrong := _misfit(data, _RECORD | {"target": str}):
+    if wrong := shapes.of_request(data):
         raise ValueError(wrong)
     data.pop("target")
-    error = data.pop("error")
-    if error and (wrong := _misfit(error, _FAILURE)):
-        raise ValueError(f"of its error: {wrong}")
-    if negative := next((name for name in _COUNTS if (data[name] or 0) < 0), None):
-        raise ValueError(f"{negative} is below 0")
-    chunk_s = tuple(data.pop("chunk_s"))
-    if not all(_is(stamp, _NUMBER) for stamp in chunk_s):
-        raise ValueError("chunk_s has the wrong type")
+    error, chunk_s = data.pop("error"), tuple(data.pop("chunk_s"))
     return RequestRecord(**data, chunk_s=chunk_s, error=Failure(**error) if error else None)
-
-
-def _as_json(fields: type) -> dict:
-    """The shape that a dataclass has in JSON: whole seconds have no point, tuples are lists."""
-    kinds = {float: _NUMBER, float | None: _NUMBER | None, tuple[float, ...]: list}
-    kinds[Failure | None] = dict | None
-    kinds[Mapping[str, int]] = dict[str, int]
-    return {name: kinds.get(kind, kind) for name, kind in typing.get_type_hints(fields).items()}
-
-
-_RECORD = _as_json(RequestRecord)
-_FAILURE = _as_json(Failure)
-_COUNTS = [name for name, kind in _RECORD.items() if kind in (int, int | None)]
-_CLIENT = _as_json(ClientHealth)
-_TIMES = [name for name in _CLIENT if name.endswith("_s") and name != "clock_offset_s"]
 
 
 def _read_clients(folder: Path) -> list[ClientHealth]:
     path = folder / "clients.json"
     if not path.is_file():  # the run was cut off
         return []
-    told = _with_clients(path, {"clients": list})["clients"]
+    told = _read_json(path, shapes.of_clients)["clients"]
     names = {field.name for field in fields(ClientHealth)}
     return [ClientHealth(**{name: one[name] for name in names}) for one in told]
 

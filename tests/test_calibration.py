@@ -209,10 +209,24 @@ def test_a_table_without_one_row_of_one_user_is_refused():
         twin.calibrate(results.published())
 
 
-@pytest.mark.parametrize("nothing", [None, 3, "results", [], [1, 2], {"a"}])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        *(None, 3, "results", [], [1, 2], {"a"}),
+        *(np.array(4), np.array([]), np.array([[1, 2], [3, 4]]), pd.Index([1]), pd.NA),
+    ],
+    ids=repr,
+)
 def test_what_is_neither_run_nor_row_is_refused(nothing):
-    with pytest.raises(WorkshopError, match="Calibrate by runs"):
+    with pytest.raises(WorkshopError, match=f"Calibrate by runs.* by {type(nothing).__name__}"):
         twin.calibrate(nothing)
+
+
+def test_what_is_refused_is_said_in_one_line_however_many_it_has():
+    with pytest.raises(WorkshopError, match=r"2 or more, not array\(.*\): the first"):
+        twin.calibrate(ROW, output_tokens=np.eye(3))
+    with pytest.raises(WorkshopError, match=r"a number above 0, not array\(.*\)\.$"):
+        twin.calibrate(ROW | {"concurrent requests": np.eye(3)})
 
 
 figure = st.one_of(st.none(), st.text(max_size=5), st.floats(), st.integers(), st.booleans())
@@ -370,9 +384,9 @@ def test_runs_that_the_model_cannot_both_have_say_so(measured):
             measured(timing=twin.Timing(4, 3.0, 0.1), users=5, requests=40),
         ],
         lambda measured: measured(timing=replace(TRUE, slots=8), users=8, requests=64, stddev=30),
-        lambda measured: asked_for(50, measured(users=5, requests=60, stddev=30)),
+        lambda measured: asked_for(50, measured(kind="rounds", users=5, requests=60, stddev=30)),
     ],
-    ids=["two endpoints", "eight slots and not four", "50 users in run.json and 5 in truth"],
+    ids=["two endpoints", "eight slots and not four", "rounds of 50 in run.json and of 5 in truth"],
 )
 def test_what_the_model_is_far_off_is_refused_and_says_by_which_figure(measured, make):
     with pytest.raises(

@@ -261,6 +261,14 @@ def test_a_full_disk_is_said_in_one_sentence():
     assert ended.returncode == 1
 
 
+def test_a_file_that_cannot_be_used_is_not_taken_for_the_output(refused, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", f"{path}/summary.json")
+
+    monkeypatch.setattr("helpers.results.load", closed)
+    assert refused("run", "x") == "x/summary.json cannot be used: Permission denied.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -287,11 +295,27 @@ def test_a_full_disk_is_said_in_one_sentence():
             ("machines", *PEOPLE, "--ttft-p95", "0.05"),
             "keeps TTFT p95 0.05 s: see with --all why, and allow more",
         ),
+        (
+            ("machines", *PEOPLE, "--output-tokens", "5000"),
+            "Answers of 5000 +- 50 tokens do not fit into a slot of 4,096",
+        ),
+        (
+            ("machines", *PEOPLE, "--sequence-length", "100", "--all"),
+            "Answers of 250 +- 50 tokens do not fit into a slot of 100",
+        ),
         (("endpoint", "--batch", "0"), "A batch size is a whole number of 1 or more, not 0"),
         (("endpoint", "--model", ""), "does not say how large the model is"),
         (("endpoint", "--instance", ""), "No specification of"),
-        (("replicas", *PEOPLE, "--against", "0", *QUICK), "a price above 0"),
+        *(
+            (
+                ("replicas", *PEOPLE, "--against", price, *QUICK),
+                f"to $1,000,000 for a million output tokens, not {price}.",
+            )
+            for price in ("0", "-1", "nan", "inf", "1e+308", "1e-308")
+        ),
         (("run", "nowhere"), "holds no run"),
+        (("run", "a" * 300), "holds no run (file name too long)"),
+        (("replicas", *PEOPLE, "--run", "a" * 300), "holds no run (file name too long)"),
         (("day", *PEOPLE, "--scale-in-cooldown", "60"), "give its --target"),
         (("day", *PEOPLE, "--target", "2", "--maximum", "5", "--minimum", "0"), "1 or more"),
         (("endpoint", "--prefill", "1"), "Give both times"),
@@ -312,7 +336,7 @@ def test_a_full_disk_is_said_in_one_sentence():
         (("day", *PEOPLE, "--target", "2"), "give --maximum"),
         (("day", *PEOPLE, "--target", "2", "--maximum", "0"), "whole number of 1 or more"),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words)[:60] if isinstance(words, tuple) else "",
 )
 def test_what_cannot_be_answered_is_one_sentence(refused, arguments, words):
     assert words.lower() in refused(*arguments).lower()

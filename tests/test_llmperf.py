@@ -211,8 +211,9 @@ def test_the_command_says_what_differs_and_what_is_missing_or_broken(tmp_path, c
     assert total.startswith("1 of 4")
 
 
-def test_the_command_fails_where_there_is_nothing_to_check(tmp_path, capsys):
-    assert llmperf.main([str(tmp_path)]) == 1
+@pytest.mark.parametrize("name", ["", "nowhere", "a" * 300])
+def test_the_command_fails_where_there_is_nothing_to_check(tmp_path, capsys, name):
+    assert llmperf.main([str(tmp_path / name)]) == 1
     assert "No file of llmperf" in capsys.readouterr().out
 
 
@@ -400,6 +401,8 @@ def test_a_file_alone_is_read_alone(tmp_path):
 
 
 def test_what_names_no_pair_is_said(tmp_path):
+    with pytest.raises(ResultsError, match="There is no a*: name a file"):
+        llmperf.read("a" * 300)
     with pytest.raises(ResultsError, match="There is no"):
         llmperf.read(tmp_path / "made_summary.json")
     with pytest.raises(ResultsError, match="0 results"):

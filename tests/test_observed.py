@@ -135,6 +135,7 @@ def first(**change):
         (altered({"clock_speed": float("nan")}), "its clock_speed is nan"),
         (altered({"load": {"concurrency": None}}), "its concurrency is None"),
         (altered({"load": {"concurrency": 1}}), "is of user 1 and there were 1"),
+        (altered({"load": {"concurrency": 3}}), "by its requests the asked load was never there"),
         (altered({"load": {"kind": "arrivals"}}), "its rate_per_s is None"),
         (altered({"window": {"ttft_s": None}}), "its summary has no ttft_s"),
         (altered({"window": {"mean_concurrency": "x"}}), "its summary has no mean_concurrency"),

@@ -45,6 +45,8 @@ def test_a_rate_makes_arrivals():
         ({"think_s": -1}, "think_s is 0 or more"),
         ({"output_tokens": 1}, "at least 2 output tokens"),
         ({"input_tokens": 3}, "no room for its task"),
+        ({"input_tokens": 10**10}, "input_tokens is at most 131,072, not 10000000000"),
+        ({"concurrency": 10**6, "requests": 10**8}, "concurrency is at most 10,000"),
         ({"rate_per_s": 0}, "rate_per_s is more than 0"),
         ({"rate_per_s": 1, "concurrency": 5}, "users and their think time belong"),
         ({"rate_per_s": 1, "process": "gamma"}, "poisson or constant"),

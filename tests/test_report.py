@@ -375,6 +375,7 @@ def test_from_a_terminal_with_other_loads_it_shows_throughput_and_knee(tmp_path,
     assert "of 3 runs" in together.of("img")[-1]["alt"]
 
 
-def test_a_folder_without_a_run_is_one_sentence(tmp_path, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 1
+@pytest.mark.parametrize("name", ["nowhere", "a" * 300])
+def test_a_folder_without_a_run_is_one_sentence(tmp_path, capsys, name):
+    assert report.main([str(tmp_path / name)]) == 1
     assert "holds no run" in capsys.readouterr().err

@@ -4,9 +4,11 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_runs import config, record, run, steady
 
-from helpers import costs, hub, results
+from helpers import costs, hub, llmperf, metrics, results, verdict
 from helpers.errors import ResultsError
 from helpers.records import ClientHealth
 
@@ -107,17 +109,23 @@ def test_a_broken_run_is_named(tmp_path, file, content):
         {"first_s": 10**400},
         {"ended_s": 1e308},
         {"sent_s": float("nan")},
+        {"sent_s": -1.5},
         {"output_tokens": 10**400},
         {"user": -1},
         {"client": -1},
         {"counts": {"chunks": [1, 2]}},
+        {"output_tokens": 10**9},  # a time for each of them would be 7.5 GiB
+        {"prompt_tokens": 10**17},
+        {"first_s": None},
+        {"chunk_s": []},
+        {"finish_reason": "[" * 10**5},
     ],
+    ids=lambda wrong: "".join(wrong),
 )
 def test_a_request_of_the_wrong_types_is_no_request(tmp_path, wrong):
     path = run(tmp_path).path / "requests.jsonl"
     first, *others = path.read_text().splitlines()
-    lines = [json.dumps(json.loads(first) | wrong), *others, ""]
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join([with_field(first, wrong), *others, ""]))
     with pytest.raises(ResultsError, match=r"a line that is no request \(1: "):
         results.runs(tmp_path)
 
@@ -134,21 +142,92 @@ def test_a_request_of_the_wrong_types_is_no_request(tmp_path, wrong):
         ("summary.json", ("clients", 0), {}, "of its clients: host is missing"),
         ("summary.json", ("window", "output_tokens_per_s"), 10**400, "is no number of a run"),
         ("clients.json", ("clients", 0, "round_trip_s"), -1, "round_trip_s is below 0"),
+        ("run.json", ("clock_speed",), 1e-300, "clock_speed is 1e-300"),
+        ("run.json", ("clock_speed",), 0, "clock_speed is 0"),
+        ("run.json", ("started_utc",), "at noon", "started_utc is no time"),
+        ("run.json", ("price", "usd_per_hour"), -1, "price.usd_per_hour is below 0"),
+        ("run.json", ("limits",), {"haste": 1}, "There is no limit 'haste'"),
+        ("run.json", ("metadata",), 5, "metadata has the wrong type"),
+        ("run.json", ("load", "kind"), "open", "There is no load 'open'"),
+        ("run.json", ("load", "concurrency"), 6, "10 requests say nothing about 6 users"),
+        ("run.json", ("load", "concurrency"), None, "load.concurrency does not go with the rest"),
+        ("run.json", ("load", "input_tokens"), 10**10, "input_tokens is at most 131,072"),
+        ("summary.json", ("window", "itl_s"), {}, "window.itl_s.mean is missing"),
+        ("summary.json", ("window", "ci95", "p50"), [1], "window.ci95 has the wrong type"),
+        ("summary.json", ("whole_run", "ttft_s"), 5, "whole_run.ttft_s is no object"),
+        ("summary.json", ("tokens",), {}, "tokens.output_mean is missing"),
+        ("summary.json", ("audit", "checks"), 5, "audit.checks is no list"),
+        ("summary.json", ("audit", "checks", 3), "late", "audit.checks.3 is no object"),
+        ("summary.json", ("goodput",), {"limits": {"haste": 1}}, "goodput.share is missing"),
     ],
 )
 def test_a_field_that_no_run_has_is_named(tmp_path, file, place, value, words):
     path = made_by_one_client(tmp_path).path
-    data = json.loads((path / file).read_text())
+    put(path / file, place, value)
+    if file == "clients.json":  # read where the summary is missing
+        (path / "summary.json").unlink()
+    with pytest.raises(ResultsError, match=f"{file} in .*{words}") as refused:
+        results.load(path)
+    assert "\n" not in str(refused.value)
+
+
+STRANGE = st.one_of(
+    st.sampled_from([None, True, -1, 0, 1, 7, 10**9, 10**17, 1e-300, "", "open", [], {}, [None]]),
+    st.integers(-(10**19), 10**19),
+    st.floats(),
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100
+)
+@given(data=st.data())
+def test_whatever_a_field_holds_a_run_is_refused_or_all_of_it_can_be_read(tmp_path, data):
+    path = made_by_one_client(tmp_path).path
+    file = path / data.draw(st.sampled_from(["run.json", "summary.json", "requests.jsonl"]))
+    first, *others = file.read_text().split("\n") if file.suffix == ".jsonl" else [file.read_text()]
+    file.write_text(first)
+    put(file, data.draw(st.sampled_from(list(places(json.loads(first))))), data.draw(STRANGE))
+    file.write_text("\n".join([file.read_text(), *others]))
+    if data.draw(st.booleans()):
+        (path / "summary.json").unlink()
+    try:
+        read = results.load(path)
+    except ResultsError as error:
+        assert "\n" not in str(error)
+        return
+    assert repr(read)
+    for table in (verdict.table, metrics.table):
+        assert len(table([read])) == 1
+    for table in (metrics.percentile_table, llmperf.table):
+        assert len(table(read))
+
+
+def places(data, at=()):
+    """Where a value stands in what JSON gives; of a list only its first."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data[:1])
+    for name, value in inner:
+        yield (*at, name)
+        if isinstance(value, dict | list):
+            yield from places(value, (*at, name))
+
+
+def put(path, place, value):
+    """Write something else at a place of a file."""
+    data = inner = json.loads(path.read_text())
     *way, last = place
-    inner = data
     for name in way:
         inner = inner[name]
     inner[last] = value
-    (path / file).write_text(json.dumps(data))
-    if file == "clients.json":  # read where the summary is missing
-        (path / "summary.json").unlink()
-    with pytest.raises(ResultsError, match=f"{file} in .*{words}"):
-        results.load(path)
+    path.write_text(json.dumps(data))
+
+
+def with_field(line, wrong):
+    """A line with something else in it; `json` itself does not write what is too deep."""
+    ((name, value),) = wrong.items()
+    if name != "finish_reason":
+        return json.dumps(json.loads(line) | wrong)
+    return line.replace('"finish_reason": "length"', '"finish_reason": ' + value)
 
 
 def made_by_one_client(folder):
@@ -170,6 +249,14 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ResultsError, match="06_benchmark"):
         results.load(tmp_path)
+
+
+def test_a_longer_name_than_a_folder_can_have_is_no_run():
+    name = "a" * 300
+    with pytest.raises(ResultsError, match=r"holds no run \(file name too long\): name the folder"):
+        results.load(name)
+    with pytest.raises(ResultsError, match="No run in .*/a+: make one with 06_benchmark"):
+        results.runs(name)
 
 
 def test_runs_are_listed_oldest_first_and_by_target(tmp_path):

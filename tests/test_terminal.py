@@ -98,6 +98,7 @@ def test_a_report_is_written_unless_it_is_not_wanted(here, tmp_path, capsys):
             "--model, as the server calls it",
         ),
         (("--resume", "/nowhere"), "holds no run"),
+        (("--resume", "a" * 300), "holds no run (file name too long)"),
         (("--endpoint", "nobodys", "--concurrency", "2"), "nobodys"),
         (("--concurrency", "1", "--output-tokens", "4090"), "do not fit"),
     ],

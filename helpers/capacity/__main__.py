@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,6 +32,7 @@ _COMPILED_ONE = {
     "no": f"Compiled: no, the Neuron cache is not known to have the shape for any {_ASKED}: none "
     "of them would start with it.",
 }
+_CHEAPEST, _DEAREST = 0.0001, 1_000_000  # $ per 1M output tokens: beyond them no service's price
 _SLOWEST_STEP_S = 10  # above it, somebody means milliseconds
 _OF_THE_FLOOR = "Floor: 100 % is reading the weights once a step, as fast as the memory can."
 _A_RUN = "as in a benchmark of 50 requests, or 4 a user, the last ones leave slots empty"
@@ -67,7 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 2
-    except OSError as error:  # who reads has gone, or the disk is full
+    except OSError as error:
+        if error.filename is not None:  # a file's fault: the output has no name
+            print(f"{error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
+            return 2
+        # Who reads has gone, or the disk is full.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         if not isinstance(error, BrokenPipeError):
             print(f"The answer could not be written: {error.strerror}.", file=sys.stderr)
@@ -100,8 +104,11 @@ def _endpoint(chosen: argparse.Namespace) -> None:
 
 def _replicas(chosen: argparse.Namespace) -> None:
     machine = _machine(chosen)
-    if chosen.against is not None and not 0 < chosen.against < math.inf:
-        raise WorkshopError(f"--against is a price above 0, not {chosen.against:g}.")
+    if chosen.against is not None and not _CHEAPEST <= chosen.against <= _DEAREST:
+        raise WorkshopError(
+            f"--against is a price from ${_CHEAPEST:g} to ${_DEAREST:,} for a million output "
+            f"tokens, not {chosen.against:g}."
+        )
     asked = _who(chosen)
     by_limit = {limit_s: _limits(chosen, limit_s) for limit_s in chosen.ttft_p95}
     found, too_tight = _sized(machine, _asking(chosen), by_limit)

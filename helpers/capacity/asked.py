@@ -279,25 +279,24 @@ def answers_of(machine: Machine, answers: Answers | None) -> Answers:
     Raises:
         WorkshopError: When they are none, or do not fit into a slot.
     """
-    answers = check_answers(answers)
-    if answers.longest >= machine.sequence_length:
-        raise WorkshopError(
-            f"Answers of {answers.tokens:g} +- {answers.stddev:g} tokens do not fit into a slot of "
-            f"{machine.sequence_length:,}, which holds the prompt as well: ask for shorter answers "
-            "or a longer sequence."
-        )
-    return answers
+    return check_answers(answers, machine.sequence_length)
 
 
-def check_answers(answers: Answers | None) -> Answers:
-    """How long answers are, the usual ones without others.
+def check_answers(answers: Answers | None, sequence_length: int) -> Answers:
+    """How long answers in slots of so many tokens are, the usual ones without others.
 
     Raises:
-        WorkshopError: When they are none.
+        WorkshopError: When they are none, or do not fit into a slot.
     """
     answers = Answers() if answers is None else answers
     if not isinstance(answers, Answers):
         raise WorkshopError(f"How long answers are is a capacity.Answers, not {answers!r}.")
+    if answers.longest >= sequence_length:
+        raise WorkshopError(
+            f"Answers of {answers.tokens:g} +- {answers.stddev:g} tokens do not fit into a slot of "
+            f"{sequence_length:,}, which holds the prompt as well: ask for shorter answers "
+            "or a longer sequence."
+        )
     return answers
 
 

@@ -56,14 +56,15 @@ def machines(
         has no replicas, and `why not` says the reason.
 
     Raises:
-        WorkshopError: When a number, the model or an instance makes no sense.
+        WorkshopError: When a number, the model or an instance makes no sense, or answers do not
+            fit into a slot.
     """
     check_limits(limits)
     model_id = recipes.get().model_id if model_id is None else model_id
-    answers = check_answers(answers)
     names = dict.fromkeys(costs.instance(name).name for name in _several(instances))
     sizes = dict.fromkeys(checks.whole("A batch size", size) for size in _several(batch_sizes))
     sequence_length = checks.whole("A sequence length", sequence_length)
+    answers = check_answers(answers, sequence_length)  # else no machine would be large enough
     seed = checks.whole("A seed", seed, least=0)
     pairs = list(product(names, sizes))
     if not pairs:

@@ -140,8 +140,8 @@ def calibrate(
     batch_size = _batch_size(batch_size)
     if output_tokens is not None and (not checks.is_number(output_tokens) or output_tokens < 2):
         raise WorkshopError(
-            f"Output tokens of a request are 2 or more, not {output_tokens!r}: the first is the "
-            "prefill's."
+            "Output tokens of a request are 2 or more, "
+            f"not {checks.said(output_tokens)}: the first is the prefill's."
         )
     if hasattr(runs, "columns"):
         return _of_row(_only_user(runs.to_dict("records")), batch_size, output_tokens)
@@ -172,16 +172,21 @@ def _agreed(asked: int | None, known: int | None, name: str) -> int | None:
 
 
 def _listed(runs: Any) -> list:
-    found = list(runs) if isinstance(runs, Iterable) and not isinstance(runs, str | bytes) else []
-    if not found:
+    try:
+        found = None if isinstance(runs, str | bytes) else list(runs)
+    except TypeError:  # also of what only looks like a list: NumPy's array of no dimension
+        found = None
+    if found is None:
         raise _unknown(runs)
+    if not found:
+        raise _unknown(runs, " with nothing in it")
     return found
 
 
-def _unknown(runs: Any) -> WorkshopError:
+def _unknown(runs: Any, how: str = "") -> WorkshopError:
     return WorkshopError(
         "Calibrate by runs (results.load, results.runs) or by one row of a published table "
-        f"(pandas.read_csv), not by {type(runs).__name__}{'' if runs else ' with nothing in it'}."
+        f"(pandas.read_csv), not by {type(runs).__name__}{how}."
     )
 
 
@@ -273,7 +278,7 @@ def _value(row: Mapping, names: Iterable[str]) -> float | None:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if isinstance(row[name], bool) or not 0 < value < math.inf:
-        raise WorkshopError(f"{name!r} of a row is a number above 0, not {row[name]!r}.")
+        raise WorkshopError(f"{name!r} of a row is a number above 0, not {checks.said(row[name])}.")
     return value
 
 

@@ -83,7 +83,7 @@ def predict(
     stddev = checks.number("output_tokens_stddev", output_tokens_stddev, least=0)
     if not isinstance(load, str) or load not in _LOADS:
         raise WorkshopError(
-            f"load is 'rounds' or 'closed', not {load!r}: for an arrival rate call "
+            f"load is 'rounds' or 'closed', not {checks.said(load)}: for an arrival rate call "
             "twin.serve(load='arrivals', rate_per_s=...)."
         )
     sent = None
@@ -137,5 +137,7 @@ def _several(name: str, values: int | Iterable[int]) -> list[int]:
         each = []
     several = [checks.whole(name, value, most=checks.MOST_USERS) for value in each]
     if not several:
-        raise WorkshopError(f"{name} is a whole number or a list of them, not {values!r}.")
+        raise WorkshopError(
+            f"{name} is a whole number or a list of them, not {checks.said(values)}."
+        )
     return several
