@@ -496,6 +496,61 @@ def test_code_is_copied_as_the_model_wrote_it(scripted, reader):
     wait_until(lambda: reader.clipboard().strip() == code)
 
 
+CODE = "\n    def f(x):\n\t\treturn x"
+
+
+def test_indentation_and_tabs_are_kept_when_the_page_is_loaded_again(scripted, reader):
+    answers(scripted, CODE)
+    reader.asks(CODE)
+    reader.sees_a_whole_answer("def")
+    reader.tab.reload()
+    reader.sees_a_whole_answer("def")
+    answers(scripted, "yes")
+    reader.asks("Now?")
+    reader.sees_a_whole_answer("yes")
+    assert sent(scripted) == [("user", CODE), ("assistant", CODE), ("user", "Now?")]
+
+
+def test_a_message_with_tabs_is_copied_with_them(scripted, reader):
+    rule = "```make\nall:\n\tgcc x.c\n```"
+    answers(scripted, rule)
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("gcc")
+    reader.button("Copy message").last.click()
+    wait_until(lambda: reader.clipboard().startswith(rule))
+
+
+def test_a_list_within_a_list_is_one(scripted, reader):
+    answers(scripted, "- Fruits\n  - apple\n")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("apple")
+    expect(reader.log.locator("li li")).to_have_text(["apple"])
+
+
+def test_what_is_edited_retried_and_undone_is_what_was_typed(scripted, reader):
+    answers(scripted, "answer")
+    reader.asks(CODE)
+    reader.sees_a_whole_answer("answer")
+    edited = reader.log.locator("textarea")
+    for refused in (" ", CODE + "word " * 2000):
+        reader.button("Edit").click()
+        expect(edited).to_have_value(CODE)
+        edited.fill(refused)
+        reader.button("Submit").first.click()
+        reader.is_told("Not sent.")
+    answers(scripted, "changed")
+    reader.button("Edit").click()
+    edited.fill(f"{CODE} + 1")
+    reader.button("Submit").first.click()
+    reader.sees_a_whole_answer("changed")
+    answers(scripted, "again")
+    reader.button("Retry").click()
+    reader.sees_a_whole_answer("again")
+    assert [sent(scripted, number) for number in (1, 2)] == [[("user", f"{CODE} + 1")]] * 2
+    reader.button("Undo").click()
+    expect(reader.box).to_have_value(f"{CODE} + 1")
+
+
 # --- more readers than slots ---------------------------------------------------------------------
 
 
