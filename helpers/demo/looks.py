@@ -90,9 +90,9 @@ GIVE = """given => {
 }"""
 # What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
 # role of what it gives a label, and a way for the keyboard to what may be wider than the page.
-# What is copied is without the mark that keeps HTML from being obeyed.
+# What is copied is without the mark that keeps HTML from being obeyed, and Mermaid.
 FOR_ALL = """() => {
-const plain = text => text.replaceAll("<\u2060", "<");
+const plain = text => text.replaceAll("<\u2060", "<").replaceAll("```\u2060mermaid", "```mermaid");
 const clipboard = navigator.clipboard, write = clipboard?.writeText.bind(clipboard);
 if (clipboard) clipboard.writeText = text => write(plain(text));
 addEventListener("copy", event => {
