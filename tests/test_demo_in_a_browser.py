@@ -324,6 +324,20 @@ def test_a_retry_that_fails_leaves_the_answer_there_was(scripted, reader):
     )
 
 
+def test_a_retry_without_a_word_says_so_below_the_answer_there_was(scripted, reader):
+    scripted.will_stream(END)
+    reader.asks("Hello")
+    reader.sees("The model answered without a word: ask again")
+    answers(scripted, "good")
+    reader.button("Retry").click()
+    reader.sees_a_whole_answer("good")
+    reader.sees_no("without a word")
+    scripted.will_stream(END)
+    reader.button("Retry").click()
+    reader.sees("The model answered without a word: ask again")
+    reader.sees("good")
+
+
 def test_undo_keeps_what_is_in_the_box(scripted, reader):
     answers(scripted, "first")
     reader.asks("Hello")
