@@ -267,6 +267,19 @@ def test_on_a_phone_wide_things_scroll_by_themselves_and_not_with_the_conversati
         ), wide
 
 
+def test_on_a_phone_long_code_within_a_line_goes_on_in_the_next(visit, scripted):
+    page = visit(PHONE)
+    name = "NEURON_COMPILED_ARTIFACTS_" * 4
+    answered(page, scripted, f"Set `{name}` or **`{name}`**.\n\n- `{name}`")
+    for code in log(page).locator("code").all():
+        assert code.evaluate(
+            """one => {
+                const all = document.querySelector("[role=log]").getBoundingClientRect();
+                return one.getBoundingClientRect().right <= all.right;
+            }"""
+        )
+
+
 def test_on_a_phone_the_settings_cover_the_page_until_they_are_closed(visit, scripted):
     page = visit(PHONE)
     panel(page)

@@ -41,6 +41,9 @@ CSS = """
 .message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
 .message .katex-display { overflow: auto hidden; }
 
+/* But code within a line goes on in the next one. */
+.message :not(pre, td, th) > code { overflow-wrap: anywhere; }
+
 /* What an answer draws stays within it: a block, as an inline `.md` contains nothing. */
 .message .message-content { contain: paint; overflow-clip-margin: 4px; }
 
