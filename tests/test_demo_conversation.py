@@ -269,7 +269,7 @@ def test_refusals_for_length_are_known(refusal, is_for_length):
 
 MARK = "\u2060"
 MARKDOWN = ("<", "<b>", "</b>", "<!--", "<?", "\u2060", "\x00", "```\n", "- ", "`", "\n", " ")
-MARKDOWN += ("```mermaid", "mermaid")
+MARKDOWN += ("```mermaid", "mermaid", "<https://a", "\ufeff", ">")
 markdown = st.lists(st.sampled_from(MARKDOWN)).map("".join) | st.text()
 
 

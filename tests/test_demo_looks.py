@@ -622,6 +622,21 @@ def test_a_picture_in_an_answer_logs_nobody_out(visit, scripted):
     assert not [url for url in answers if url.endswith("/logout")]
 
 
+def test_an_address_in_angle_brackets_leads_where_it_says(visit, scripted):
+    page, address = visit(), "https://aws.amazon.com/ec2/?a=1&b=2"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text = f"<{address}>, <https://a.example>. And <https://a.example/ x>, `<{address}>`"
+    answered(page, scripted, text)
+    links = log(page).get_by_test_id("bot").first.locator("a")
+    assert [link.get_attribute("href") for link in links.all()] == [
+        address,
+        "https://a.example",
+        "https://a.example/",
+    ]
+    log(page).get_by_role("button", name="Copy message").last.click()
+    wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith(text))
+
+
 FORM = "&lt;form&gt;&lt;input type=password&gt;&lt;/form&gt;"
 DIAGRAMS = (
     f'```mermaid\ngraph TD;\nA["{FORM}"]-->B\n```',

@@ -180,16 +180,22 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 # What Gradio draws: of labels it makes HTML, and of a mistake the picture of a bomb.
 _DIAGRAM = "```mermaid"
 _SOURCE = f"```{_JOINER}mermaid"
+# As the `<` before an address begins nothing any more, Gradio would take the `>` after it for its
+# last character. This ends it, invisible too: it is a space to JavaScript.
+_ADDRESS = re.compile(r"(<https?://[^\s<>]+)>")
+_END = "\ufeff"
 
 
 def literal(text: str) -> str:
     """Markdown that shows HTML tags and Mermaid's source instead of obeying them."""
+    text = _ADDRESS.sub(rf"\1{_END}>", text)
     return _TAG.sub("<" + _JOINER, text).replace(_DIAGRAM, _SOURCE)
 
 
 def plain(text: str) -> str:
     """The text that `literal` was given."""
-    return text.replace("<" + _JOINER, "<").replace(_SOURCE, _DIAGRAM)
+    text = text.replace("<" + _JOINER, "<").replace(_SOURCE, _DIAGRAM)
+    return text.replace(_END + ">", ">")
 
 
 def whole(text: str) -> str:

@@ -93,9 +93,10 @@ GIVE = """given => {
 }"""
 # What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
 # role of what it gives a label, and a way for the keyboard to what may be wider than the page.
-# What is copied is without the mark that keeps HTML from being obeyed, and Mermaid.
+# What is copied is without the marks that keep HTML and Mermaid from being obeyed: see `literal`.
 FOR_ALL = """() => {
-const plain = text => text.replaceAll("<\u2060", "<").replaceAll("```\u2060mermaid", "```mermaid");
+const plain = text => text.replaceAll("<\u2060", "<").replaceAll("```\u2060mermaid", "```mermaid")
+    .replaceAll("\ufeff>", ">");
 const clipboard = navigator.clipboard, write = clipboard?.writeText.bind(clipboard);
 if (clipboard) clipboard.writeText = text => write(plain(text));
 addEventListener("copy", event => {
