@@ -136,6 +136,12 @@ def test_an_empty_system_prompt_is_left_out(scripted, visitor):
     assert [turn["role"] for turn in scripted.bodies[0]["messages"]] == ["user"]
 
 
+def test_half_a_character_in_the_system_prompt_keeps_no_page_from_being_served(scripted):
+    half = "caf\udce9"  # what Python makes of a byte of Latin-1 on the command line
+    with launched(session_with(scripted), some_endpoint(), system_prompt=half) as page:
+        assert "caf\ufffd" in page_of(page.url)
+
+
 def test_an_empty_message_is_not_sent(scripted, visitor):
     (note,) = ask(visitor, "  \n")
     assert content(note) == "Type a message first."
