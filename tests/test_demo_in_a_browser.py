@@ -862,6 +862,27 @@ def test_the_settings_are_each_readers_own(scripted, settings, visits, page):
     assert scripted.bodies[-1]["max_tokens"] == 512
 
 
+def test_what_was_set_is_kept_within_what_another_endpoint_allows(scripted, visits):
+    larger = TWO_SLOTS | {"env": TWO_SLOTS["env"] | {"MAX_TOTAL_TOKENS": "4096"}}
+    with launched(session_with(scripted), some_endpoint(**larger)) as page:
+        reader, port = visits(page), page.port
+        reader.button("Settings").click()
+        for name, number in zip(NAMES, ("0.3", "0.4", "1500"), strict=True):
+            reader.tab.get_by_label(f"number input for {name}").fill(number)
+        answers(scripted, "yes")
+        reader.asks("Hello")
+        reader.sees_a_whole_answer("yes")
+    with launched(session_with(scripted), some_endpoint(**TWO_SLOTS), port=port):
+        reader.tab.reload()
+        reader.sees_a_whole_answer("yes")
+        answers(scripted, "and again")
+        reader.asks("Hello")
+        reader.sees_a_whole_answer("and again")
+        body = scripted.bodies[-1]
+        assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.3, 0.4, 1024)
+        reader.leaves()
+
+
 def test_nothing_out_of_range_can_be_set(scripted, settings):
     for given, set_to in (
         (("0", "1", "99999"), (0.05, 0.95, 1024)),

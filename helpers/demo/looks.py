@@ -115,11 +115,16 @@ new MutationObserver(() => {
 }"""
 
 # Gradio loads the page again when a connection that broke is back. What was on it stays in the tab.
+# The sliders, which come last, may be those of another endpoint by then.
 KEEP = "(...all) => { window.kept = all; }"
 RESTORE = """(...all) => {
     const place = `chat: ${document.title}`;
     const before = JSON.parse(sessionStorage.getItem(place)) ?? all;
     sessionStorage.removeItem(place); // a copy of this tab begins anew
+    [...document.querySelectorAll("input[type=range]")].reverse().forEach(({min, max}, at) => {
+        const number = before.length - 1 - at;
+        before[number] = Math.min(Math.max(before[number], min), max);
+    });
     addEventListener("pagehide", () => {
         const [conversation, draft, ...settings] = window.kept ?? before;
         const typed = document.querySelector("#entry textarea")?.value ?? draft; // perhaps just now
