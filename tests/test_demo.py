@@ -136,6 +136,12 @@ def test_an_empty_system_prompt_is_left_out(scripted, visitor):
     assert [turn["role"] for turn in scripted.bodies[0]["messages"]] == ["user"]
 
 
+def test_half_a_character_in_the_system_prompt_keeps_no_page_from_being_served(scripted):
+    half = "caf\udce9"  # what Python makes of a byte of Latin-1 on the command line
+    with launched(session_with(scripted), some_endpoint(), system_prompt=half) as page:
+        assert "caf\ufffd" in page_of(page.url)
+
+
 def test_an_empty_message_is_not_sent(scripted, visitor):
     (note,) = ask(visitor, "  \n")
     assert content(note) == "Type a message first."
@@ -602,18 +608,39 @@ def listening(process):
                 yield local
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_from_the_command_line_it_serves_until_a_signal(rehearsal, ending):
+def begun(rehearsal, stderr):
+    """The demo's command, in a process of its own."""
     environ = {**os.environ, **OPENING, "WORKSHOP_STATE": str(rehearsal[0].settings.state_dir)}
     del environ["AWS_ENDPOINT_URL"]  # a new process finds the server by itself
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "helpers.demo", "--endpoint", NAME],
         cwd=ROOT,
         env=environ,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
     )
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_from_the_command_line_it_ends_without_a_word_when_nobody_reads(rehearsal, lines):
+    process = begun(rehearsal, subprocess.PIPE)
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    with process:
+        for _ in range(lines):  # as `head -1` does
+            process.stdout.readline()
+        process.stdout.close()
+        if lines:  # the second line may have been written before
+            process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+    watchdog.cancel()
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_from_the_command_line_it_serves_until_a_signal(rehearsal, ending):
+    process = begun(rehearsal, subprocess.STDOUT)
     watchdog = threading.Timer(60, process.kill)
     watchdog.start()
     with process:

@@ -78,6 +78,21 @@ def assistant(text):
 LONG_AGO = [user("Who?"), assistant("Nobody."), user("Where?"), assistant("Nowhere.")]
 
 
+WORDLESS = "The model answered without a word: ask again, or in other words."
+
+
+@pytest.mark.parametrize("words", [[], [""], ["\n\n", " "]])
+def test_an_answer_without_a_word_is_said_to_be_one(scripted, chat, words):
+    scripted.will_stream(*said(*words), END)
+    assert notes(written(chat)[-1])[0] == WORDLESS
+
+
+def test_an_answer_cut_before_its_first_word_is_said_to_be_cut(scripted, chat):
+    scripted.will_stream(part(line("\n", "length")))
+    first, *_ = notes(written(chat, max_tokens=1)[-1])
+    assert first.startswith("Cut at 1 tokens")
+
+
 # --- stopping ------------------------------------------------------------------------------------
 
 

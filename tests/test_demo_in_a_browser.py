@@ -324,6 +324,20 @@ def test_a_retry_that_fails_leaves_the_answer_there_was(scripted, reader):
     )
 
 
+def test_a_retry_without_a_word_says_so_below_the_answer_there_was(scripted, reader):
+    scripted.will_stream(END)
+    reader.asks("Hello")
+    reader.sees("The model answered without a word: ask again")
+    answers(scripted, "good")
+    reader.button("Retry").click()
+    reader.sees_a_whole_answer("good")
+    reader.sees_no("without a word")
+    scripted.will_stream(END)
+    reader.button("Retry").click()
+    reader.sees("The model answered without a word: ask again")
+    reader.sees("good")
+
+
 def test_undo_keeps_what_is_in_the_box(scripted, reader):
     answers(scripted, "first")
     reader.asks("Hello")
@@ -494,6 +508,61 @@ def test_code_is_copied_as_the_model_wrote_it(scripted, reader):
     reader.tab.evaluate("getSelection().selectAllChildren(document.querySelector('pre code'))")
     reader.tab.keyboard.press("ControlOrMeta+C")
     wait_until(lambda: reader.clipboard().strip() == code)
+
+
+CODE = "\n    def f(x):\n\t\treturn x"
+
+
+def test_indentation_and_tabs_are_kept_when_the_page_is_loaded_again(scripted, reader):
+    answers(scripted, CODE)
+    reader.asks(CODE)
+    reader.sees_a_whole_answer("def")
+    reader.tab.reload()
+    reader.sees_a_whole_answer("def")
+    answers(scripted, "yes")
+    reader.asks("Now?")
+    reader.sees_a_whole_answer("yes")
+    assert sent(scripted) == [("user", CODE), ("assistant", CODE), ("user", "Now?")]
+
+
+def test_a_message_with_tabs_is_copied_with_them(scripted, reader):
+    rule = "```make\nall:\n\tgcc x.c\n```"
+    answers(scripted, rule)
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("gcc")
+    reader.button("Copy message").last.click()
+    wait_until(lambda: reader.clipboard().startswith(rule))
+
+
+def test_a_list_within_a_list_is_one(scripted, reader):
+    answers(scripted, "- Fruits\n  - apple\n")
+    reader.asks("Hello")
+    reader.sees_a_whole_answer("apple")
+    expect(reader.log.locator("li li")).to_have_text(["apple"])
+
+
+def test_what_is_edited_retried_and_undone_is_what_was_typed(scripted, reader):
+    answers(scripted, "answer")
+    reader.asks(CODE)
+    reader.sees_a_whole_answer("answer")
+    edited = reader.log.locator("textarea")
+    for refused in (" ", CODE + "word " * 2000):
+        reader.button("Edit").click()
+        expect(edited).to_have_value(CODE)
+        edited.fill(refused)
+        reader.button("Submit").first.click()
+        reader.is_told("Not sent.")
+    answers(scripted, "changed")
+    reader.button("Edit").click()
+    edited.fill(f"{CODE} + 1")
+    reader.button("Submit").first.click()
+    reader.sees_a_whole_answer("changed")
+    answers(scripted, "again")
+    reader.button("Retry").click()
+    reader.sees_a_whole_answer("again")
+    assert [sent(scripted, number) for number in (1, 2)] == [[("user", f"{CODE} + 1")]] * 2
+    reader.button("Undo").click()
+    expect(reader.box).to_have_value(f"{CODE} + 1")
 
 
 # --- more readers than slots ---------------------------------------------------------------------
@@ -791,6 +860,27 @@ def test_the_settings_are_each_readers_own(scripted, settings, visits, page):
     other.asks("Hello")
     other.sees_a_whole_answer("yes")
     assert scripted.bodies[-1]["max_tokens"] == 512
+
+
+def test_what_was_set_is_kept_within_what_another_endpoint_allows(scripted, visits):
+    larger = TWO_SLOTS | {"env": TWO_SLOTS["env"] | {"MAX_TOTAL_TOKENS": "4096"}}
+    with launched(session_with(scripted), some_endpoint(**larger)) as page:
+        reader, port = visits(page), page.port
+        reader.button("Settings").click()
+        for name, number in zip(NAMES, ("0.3", "0.4", "1500"), strict=True):
+            reader.tab.get_by_label(f"number input for {name}").fill(number)
+        answers(scripted, "yes")
+        reader.asks("Hello")
+        reader.sees_a_whole_answer("yes")
+    with launched(session_with(scripted), some_endpoint(**TWO_SLOTS), port=port):
+        reader.tab.reload()
+        reader.sees_a_whole_answer("yes")
+        answers(scripted, "and again")
+        reader.asks("Hello")
+        reader.sees_a_whole_answer("and again")
+        body = scripted.bodies[-1]
+        assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.3, 0.4, 1024)
+        reader.leaves()
 
 
 def test_nothing_out_of_range_can_be_set(scripted, settings):

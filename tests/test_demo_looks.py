@@ -267,6 +267,19 @@ def test_on_a_phone_wide_things_scroll_by_themselves_and_not_with_the_conversati
         ), wide
 
 
+def test_on_a_phone_long_code_within_a_line_goes_on_in_the_next(visit, scripted):
+    page = visit(PHONE)
+    name = "NEURON_COMPILED_ARTIFACTS_" * 4
+    answered(page, scripted, f"Set `{name}` or **`{name}`**.\n\n- `{name}`")
+    for code in log(page).locator("code").all():
+        assert code.evaluate(
+            """one => {
+                const all = document.querySelector("[role=log]").getBoundingClientRect();
+                return one.getBoundingClientRect().right <= all.right;
+            }"""
+        )
+
+
 def test_on_a_phone_the_settings_cover_the_page_until_they_are_closed(visit, scripted):
     page = visit(PHONE)
     panel(page)
@@ -607,6 +620,63 @@ def test_a_picture_in_an_answer_logs_nobody_out(visit, scripted):
     is_ready(page)
     assert [url for url in page.requested if url.endswith("/logout")]
     assert not [url for url in answers if url.endswith("/logout")]
+
+
+def test_an_address_in_angle_brackets_leads_where_it_says(visit, scripted):
+    page, address = visit(), "https://aws.amazon.com/ec2/?a=1&b=2"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text = f"<{address}>, <https://a.example>. And <https://a.example/ x>, `<{address}>`"
+    answered(page, scripted, text)
+    links = log(page).get_by_test_id("bot").first.locator("a")
+    assert [link.get_attribute("href") for link in links.all()] == [
+        address,
+        "https://a.example",
+        "https://a.example/",
+    ]
+    log(page).get_by_role("button", name="Copy message").last.click()
+    wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith(text))
+
+
+FORM = "&lt;form&gt;&lt;input type=password&gt;&lt;/form&gt;"
+DIAGRAMS = (
+    f'```mermaid\ngraph TD;\nA["{FORM}"]-->B\n```',
+    "```mermaid\ngraph TD;\nA--\nB [[[\n```",
+    "- ```mermaid\n  graph TD;\n  A-->B\n  ```",
+    "> ````mermaid\n> graph TD;\n> A-->B\n> ````",
+    "~~~mermaid\ngraph TD;\nA-->B\n~~~",
+)
+
+
+def test_a_diagram_is_shown_as_its_source(visit, scripted):
+    page, text = visit(), "\n\n".join(DIAGRAMS)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    scripted.will_stream(*said(*re.findall(r"\S*\s*", text)), END, pause_s=0.05)
+    ask(page, text)
+    has_answered(page)
+    is_ready(page)
+    for who in ("user", "bot"):
+        sources = log(page).get_by_test_id(who).first.locator("code")
+        expect(sources.filter(has_text="graph TD;")).to_have_count(len(DIAGRAMS))
+        expect(sources.locator("svg, form, input")).to_have_count(0)
+    assert [url for url in page.requested if "mermaid" in url] == []  # not for a moment
+    log(page).get_by_role("button", name="Copy message").last.click()
+    wait_until(lambda: page.evaluate("navigator.clipboard.readText()").startswith(text))
+
+
+TRICKS = {
+    "entity": "```x&#32;mermaid\ngraph TD;\nA-->B\n```",
+    "formula": "```x$$ mermaid $$\ngraph TD;\nA-->B\n```",
+    "formula from elsewhere": "$$ mermaid $$\n\n```x%%%LATEX_BLOCK_0%%%\ngraph TD;\nA-->B\n```",
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS)
+def test_what_tricks_the_page_into_a_diagram_draws_none(visit, scripted, trick):
+    page = visit()
+    with page.expect_response(re.compile("/mermaid.core-")) as what_draws:
+        answered(page, scripted, trick)
+    assert what_draws.value.status == 404
+    expect(log(page).locator("code.mermaid")).to_have_text(re.compile(r"graph TD;\s*A-->B"))
 
 
 def blocked(page):

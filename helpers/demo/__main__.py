@@ -1,6 +1,7 @@
 """The command line of the demo: `python -m helpers.demo --help`."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -35,17 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=chosen.port,
             system_prompt=chosen.system_prompt,
         )
+        with demo:
+            if demo.password:
+                print(f"Password: {demo.password}", file=sys.stderr)
+            here.say("Ctrl-C ends the page; the endpoint bills until it is deleted.")
+            stop.wait()
+        here.say("Ended. The endpoint is still up.")
+    except BrokenPipeError:  # who reads has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return 1
     except WorkshopError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # while the endpoint was being looked up
         return 128 + signal.SIGINT
-    with demo:
-        if demo.password:
-            print(f"Password: {demo.password}", file=sys.stderr)
-        here.say("Ctrl-C ends the page; the endpoint bills until it is deleted.")
-        stop.wait()
-    here.say("Ended. The endpoint is still up.")
     return 0
 
 

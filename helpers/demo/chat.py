@@ -233,6 +233,8 @@ class Answer:
             notes.append(prefix + str(error))
         elif self._reading.finish_reason == "length":
             notes.append(self._cut())
+        elif not self._reading.text.strip():
+            notes.append("The model answered without a word: ask again, or in other words.")
         if self._left_out:
             notes.append(self._what_is_missing())
         if self._reading and self._reading.text:

@@ -177,16 +177,25 @@ MATH = (("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"))
 # as renderers do not agree on where that ends; the page takes it off what is copied.
 _JOINER = "\u2060"
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+# What Gradio draws: of labels it makes HTML, and of a mistake the picture of a bomb.
+_DIAGRAM = "```mermaid"
+_SOURCE = f"```{_JOINER}mermaid"
+# As the `<` before an address begins nothing any more, Gradio would take the `>` after it for its
+# last character. This ends it, invisible too: it is a space to JavaScript.
+_ADDRESS = re.compile(r"(<https?://[^\s<>]+)>")
+_END = "\ufeff"
 
 
 def literal(text: str) -> str:
-    """Markdown that shows HTML tags instead of obeying them."""
-    return _TAG.sub("<" + _JOINER, text)
+    """Markdown that shows HTML tags and Mermaid's source instead of obeying them."""
+    text = _ADDRESS.sub(rf"\1{_END}>", text)
+    return _TAG.sub("<" + _JOINER, text).replace(_DIAGRAM, _SOURCE)
 
 
 def plain(text: str) -> str:
     """The text that `literal` was given."""
-    return text.replace("<" + _JOINER, "<")
+    text = text.replace("<" + _JOINER, "<").replace(_SOURCE, _DIAGRAM)
+    return text.replace(_END + ">", ">")
 
 
 def whole(text: str) -> str:

@@ -41,6 +41,9 @@ CSS = """
 .message :is(td, th) { padding: var(--size-1) var(--size-2) !important; word-break: normal; }
 .message .katex-display { overflow: auto hidden; }
 
+/* But code within a line goes on in the next one. */
+.message :not(pre, td, th) > code { overflow-wrap: anywhere; }
+
 /* What an answer draws stays within it: a block, as an inline `.md` contains nothing. */
 .message .message-content { contain: paint; overflow-clip-margin: 4px; }
 
@@ -90,9 +93,10 @@ GIVE = """given => {
 }"""
 # What Gradio leaves out and has no option for: the name of the box in which a message is edited, a
 # role of what it gives a label, and a way for the keyboard to what may be wider than the page.
-# What is copied is without the mark that keeps HTML from being obeyed.
+# What is copied is without the marks that keep HTML and Mermaid from being obeyed: see `literal`.
 FOR_ALL = """() => {
-const plain = text => text.replaceAll("<\u2060", "<");
+const plain = text => text.replaceAll("<\u2060", "<").replaceAll("```\u2060mermaid", "```mermaid")
+    .replaceAll("\ufeff>", ">");
 const clipboard = navigator.clipboard, write = clipboard?.writeText.bind(clipboard);
 if (clipboard) clipboard.writeText = text => write(plain(text));
 addEventListener("copy", event => {
@@ -111,11 +115,16 @@ new MutationObserver(() => {
 }"""
 
 # Gradio loads the page again when a connection that broke is back. What was on it stays in the tab.
+# The sliders, which come last, may be those of another endpoint by then.
 KEEP = "(...all) => { window.kept = all; }"
 RESTORE = """(...all) => {
     const place = `chat: ${document.title}`;
     const before = JSON.parse(sessionStorage.getItem(place)) ?? all;
     sessionStorage.removeItem(place); // a copy of this tab begins anew
+    [...document.querySelectorAll("input[type=range]")].reverse().forEach(({min, max}, at) => {
+        const number = before.length - 1 - at;
+        before[number] = Math.min(Math.max(before[number], min), max);
+    });
     addEventListener("pagehide", () => {
         const [conversation, draft, ...settings] = window.kept ?? before;
         const typed = document.querySelector("#entry textarea")?.value ?? draft; // perhaps just now

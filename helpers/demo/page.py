@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from helpers.demo.chat import MAX_TOKENS, SYSTEM_PROMPT, TEMPERATURE, TOP_P, Chat
+from helpers.demo.conversation import whole
 from helpers.demo.looks import (
     FOR_ALL,
     GIVE,
@@ -77,7 +78,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
 
 def _settings(chat: Chat, system_prompt: str) -> list[gr.components.Component]:
     return [
-        gr.Textbox(system_prompt, label="System prompt", lines=4, max_lines=12),
+        gr.Textbox(whole(system_prompt), label="System prompt", lines=4, max_lines=12),
         # TGI refuses a temperature of 0 and a top_p of 0 or 1.
         gr.Slider(0.05, 2.0, TEMPERATURE, step=0.05, label="Temperature"),
         gr.Slider(0.05, 0.95, TOP_P, step=0.05, label="Top-p"),

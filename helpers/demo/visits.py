@@ -49,7 +49,8 @@ class Visits:
         """Answer a message that was changed; what came after it is dropped."""
         at = _index(edited.index)
         before, text, was = conversation[:at], plain(edited.value), list(conversation)
-        was[at] = {**was[at], "content": edited.previous_value}  # the page shows the change already
+        # The page shows the change already.
+        was[at] = {**was[at], "content": _as_it_is(edited.previous_value)}
         async for update in self._answer(request, before, text, settings, refused=was):
             yield update
 
@@ -142,7 +143,7 @@ class Visits:
             gr.Warning(f"Not sent. {error}", duration=TOAST_S)
             yield not_sent
             return
-        asked = [*before, {"role": "user", "content": literal(text)}]
+        asked = [*before, _shown({"role": "user", "content": text})]
         self._written[visit] = asked
         taken = self._news(text) if is_typed else gr.skip()
         said = []
@@ -189,11 +190,16 @@ class Visits:
 
 
 def _shown(said: dict[str, Any]) -> dict[str, Any]:
-    """A message as the page shows it: an answer as Markdown without HTML, a note in italics."""
+    """A message as the page shows it: text as Markdown without HTML, a note in italics."""
     text = literal(said["content"])
     if is_note(said):
         text = f"*{text.translate(_ESCAPES)}*"
-    return {**said, "content": text}
+    return {**said, "content": _as_it_is(text)}
+
+
+def _as_it_is(text: str) -> Messages:
+    """A message's content in parts: of a string, Gradio takes indentation and tabs."""
+    return [{"type": "text", "text": text}]
 
 
 _ESCAPES = str.maketrans({"*": r"\*", "_": r"\_", "\n": " "})
