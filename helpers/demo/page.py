@@ -78,7 +78,7 @@ def build(chat: Chat, *, system_prompt: str = SYSTEM_PROMPT) -> gr.Blocks:
 
 def _settings(chat: Chat, system_prompt: str) -> list[gr.components.Component]:
     return [
-        gr.Textbox(whole(system_prompt), label="System prompt", lines=4, max_lines=12),
+        gr.Textbox(whole(system_prompt or ""), label="System prompt", lines=4, max_lines=12),
         # TGI refuses a temperature of 0 and a top_p of 0 or 1.
         gr.Slider(0.05, 2.0, TEMPERATURE, step=0.05, label="Temperature"),
         gr.Slider(0.05, 0.95, TOP_P, step=0.05, label="Top-p"),
