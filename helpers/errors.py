@@ -20,6 +20,8 @@ WorkshopError
 ```
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -136,3 +138,8 @@ def shown(say: Callable[[str], None]) -> Iterator[None]:
         yield
     except WorkshopError as error:
         say(f"{type(error).__name__}: {error}")
+
+
+def nobody_reads() -> None:
+    """Let what a command still prints go nowhere: when it ends, Python flushes once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -253,8 +253,7 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
     results_dir = Path(results_dir)
     if not os.path.exists(results_dir):  # `Path.exists` raises where a name is too long
         results_dir = ROOT / results_dir
-    there = results_dir.glob("*/run.json") if os.path.isdir(results_dir) else ()
-    folders = sorted(path.parent for path in there)
+    folders = [path.parent for path in _matching(results_dir, "*/run.json")]
     found = [load(folder) for folder in folders]
     found = [run for run in found if target in (None, run.target)]
     if not found:
@@ -265,10 +264,14 @@ def runs(results_dir: Path | str, *, target: str | None = None) -> list[Run]:
     return found
 
 
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """What matches in a folder; nothing in what is none, as where a name is too long."""
+    return sorted(folder.glob(pattern)) if os.path.isdir(folder) else []
+
+
 def _newest_workshop(results_dir: Path, target: str | None) -> Path | None:
     """The newest folder of `make workshop` with such a run, relative to the repository's root."""
-    there = results_dir.glob("workshop-*/*/run.json") if os.path.isdir(results_dir) else ()
-    for path in sorted(there, reverse=True):
+    for path in reversed(_matching(results_dir, "workshop-*/*/run.json")):
         try:
             found = load(path.parent)
         except ResultsError:

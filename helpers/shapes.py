@@ -156,8 +156,9 @@ def _of_values(config: Mapping) -> str | None:
         datetime.fromisoformat(config["started_utc"])
     except ValueError:
         return "started_utc is no time"
+    if wrong := _of_limits(config["limits"]):
+        return wrong
     try:
-        metrics.check_limits(config["limits"])
         load = Load.of_config(config["load"])
     except ResultsError as error:
         return str(error).rstrip(".")
@@ -172,8 +173,12 @@ def of_summary(data: object) -> str | None:
     """What is wrong with a `summary.json`, None when nothing is."""
     if wrong := _misfit(data, _SUMMARY) or of_clients(data):
         return wrong
+    return _of_limits(data["goodput"]["limits"]) if data["goodput"] else None
+
+
+def _of_limits(limits: Mapping) -> str | None:
     try:
-        metrics.check_limits((data["goodput"] or {}).get("limits", {}))
+        metrics.check_limits(limits)
     except ResultsError as error:
         return str(error).rstrip(".")
     return None
@@ -263,12 +268,12 @@ def _misfit_of_object(data: object, shape: Mapping, at: str) -> str | None:
 
 def _is(value: object, kind: Any) -> bool:
     """Whether a value is of a kind; to Python truth is a number, here it is not."""
-    of = typing.get_args(kind)
     origin = typing.get_origin(kind)
+    if origin not in (dict, list, tuple):
+        return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    of = typing.get_args(kind)
     if origin is dict:
         return isinstance(value, dict) and all(_is(one, of[1]) for one in value.values())
     if origin is list:
         return isinstance(value, list) and all(_is(one, of[0]) for one in value)
-    if origin is tuple:
-        return isinstance(value, list) and len(value) == len(of) and all(map(_is, value, of))
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, list) and len(value) == len(of) and all(map(_is, value, of))

@@ -59,8 +59,8 @@ async def until(condition):
         await asyncio.sleep(0.01)
 
 
-def notes(version):
-    return [content(said) for said in version if said.get("metadata")]
+def notes(version, **kind):
+    return [content(said, **kind) for said in version if said.get("metadata")]
 
 
 def reply(version):
@@ -122,11 +122,10 @@ def test_stopped_in_line_it_leaves_the_line(scripted):
         return stopped, await tasks[2]
 
     stopped, served = in_a_loop(visit())
-    assert [notes(version) for version in stopped] == [
-        ["All slots are busy: yours is the next."],
-        ["Stopped."],
-    ]
-    assert notes(served[0]) == ["All slots are busy: 1 before you in line."]
+    waiting, ended = stopped
+    assert notes(waiting, kind="passing") == ["All slots are busy: yours is the next."]
+    assert notes(ended) == ["Stopped."]
+    assert notes(served[0], kind="passing") == ["All slots are busy: 1 before you in line."]
     assert reply(served[-1]) == "y"
     assert re.match(r"Waited \d+\.\d s in line · First token", notes(served[-1])[-1])
 

@@ -141,7 +141,7 @@ def test_everybody_is_told_their_place_however_many_wait(scripted):
         last = f"All slots are busy: {people - 5} before you in line."
         wait_until(
             lambda: any(
-                "metadata" in version[0] and content(version[0]) == last
+                "metadata" in version[0] and content(version[0], kind="passing") == last
                 for job in jobs
                 for version in job.outputs()
             ),

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +12,7 @@ from helpers.capacity import expectation, fleet, options
 from helpers.capacity.asked import Answers, Limits, Machine
 from helpers.capacity.machines import compiled, machines
 from helpers.capacity.sizing import HOURS_A_MONTH, Sizing, chance, replicas
-from helpers.errors import WorkshopError
+from helpers.errors import WorkshopError, nobody_reads
 from helpers.twin import guide
 
 _PREDICTED = "Predicted by the model, not measured."
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
             return 2
         # Who reads has gone, or the disk is full.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        nobody_reads()
         if not isinstance(error, BrokenPipeError):
             print(f"The answer could not be written: {error.strerror}.", file=sys.stderr)
         return 1

@@ -119,6 +119,12 @@ class Machine:
         )
 
     @property
+    def unmeasured(self) -> str:
+        """`derived` or `given`, for times that nobody measured; else empty."""
+        source = self.timing.source
+        return next((one for one in ("derived", "given") if source.startswith(one)), "")
+
+    @property
     def price_per_hour(self) -> float:
         """$ an hour as a SageMaker endpoint of one replica."""
         return costs.price_per_hour(self.instance_type)

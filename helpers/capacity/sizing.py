@@ -108,9 +108,7 @@ class Sizing:
 
     def _between_said(self) -> str:
         if self.between is None:
-            source = self.machine.timing.source
-            kinds = (one for one in ("derived", "given") if source.startswith(one))
-            return f"unknown of {next(kinds, 'briefly measured')} times"
+            return f"unknown of {self.machine.unmeasured or 'briefly measured'} times"
         fewest, most = self.between
         if most == fewest:
             return f"{fewest:,}"

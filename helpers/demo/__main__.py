@@ -1,14 +1,13 @@
 """The command line of the demo: `python -m helpers.demo --help`."""
 
 import argparse
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 
 from helpers.demo import SYSTEM_PROMPT, launch
-from helpers.errors import WorkshopError
+from helpers.errors import WorkshopError, nobody_reads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stop.wait()
         here.say("Ended. The endpoint is still up.")
     except BrokenPipeError:  # who reads has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        nobody_reads()
         return 1
     except WorkshopError as error:
         print(error, file=sys.stderr)
